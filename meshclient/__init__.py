@@ -1,0 +1,1 @@
+"""A service mesh inside the Python process."""

@@ -1,0 +1,172 @@
+"""A cluster: the endpoints of one service (or subset), and how they are called.
+
+Values only; equality of :class:`ClusterPolicy` decides whether run-time state
+(in-flight counts, balancer position) survives an update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from meshclient.model.endpoint import (
+    Endpoint,
+    EndpointSource,
+    Labels,
+    StaticSource,
+)
+from meshclient.model.retry import RetryBudget
+from meshclient.model.source import Diagnostic, Source
+
+LbPolicy = Literal[
+    "round_robin",
+    "least_request",
+    "random",
+    "ring_hash",
+    "maglev",
+    "peak_ewma",
+    "pick_first",
+    "passthrough",
+]
+
+UNLIMITED = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancing:
+    """How an endpoint is chosen. Defaults are Istio's.
+
+    ``choice_count`` (default 2, >= 2) and ``active_request_bias_milli``
+    (thousandths, default 1000) belong to least_request; ``ring_*`` and
+    ``table_size`` to the hash policies; ``slow_start_*`` to warm-up.
+    """
+
+    policy: LbPolicy = "least_request"
+    choice_count: int = 2
+    active_request_bias_milli: int = 1000
+    minimum_ring_size: int = 1024
+    maximum_ring_size: int = 8_388_608
+    table_size: int = 65_537
+    slow_start_s: float = 0.0
+    slow_start_minimum_percent: float = 10.0
+    slow_start_aggression: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Envoy's circuit-breaker thresholds. Default: Istio's, that is no limit."""
+
+    max_connections: int = UNLIMITED
+    max_pending_requests: int = UNLIMITED
+    max_requests: int = UNLIMITED
+    max_retries: int = UNLIMITED
+    retry_budget: RetryBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TcpKeepalive:
+    """Operating system defaults where None."""
+
+    probes: int | None = None
+    time_s: float | None = None
+    interval_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """Life of connections. 0 for ``max_requests`` means unlimited; None means none."""
+
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float | None = 3600.0
+    max_duration_s: float | None = None
+    max_requests: int = 0
+    keepalive: TcpKeepalive | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitBreaker:
+    """Opens after ``consecutive_failures`` and stays open for ``open_for_s``."""
+
+    consecutive_failures: int = 5
+    open_for_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """Passive health. Names, units and defaults are Envoy's; percents are 0-100."""
+
+    consecutive_5xx: int | None = 5
+    consecutive_gateway_failure: int | None = None
+    split_external_local_origin_errors: bool = False
+    consecutive_local_origin_failure: int = 5
+    interval_s: float = 10.0
+    base_ejection_time_s: float = 30.0
+    max_ejection_time_s: float = 300.0
+    max_ejection_percent: int = 10
+    min_health_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """How connections of a cluster are secured. Paths are as written."""
+
+    mode: Literal["disable", "simple", "mutual", "istio_mutual"]
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    credential_name: str = ""
+    subject_alt_names: tuple[str, ...] = ()
+    sni: str = ""
+    insecure_skip_verify: bool = False
+    crl: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPolicy:
+    """Everything about a cluster but its endpoints; hashable, its own cache key."""
+
+    load_balancing: LoadBalancing = LoadBalancing()
+    limits: Limits = Limits()
+    connection: ConnectionOptions = ConnectionOptions()
+    outlier_detection: OutlierDetection | None = None
+    circuit_breaker: CircuitBreaker | None = None
+    tls: TlsSettings | None = None
+    panic_threshold_percent: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One upstream: what a route names.
+
+    ``service`` is the host name callers use; ``subset`` and ``labels`` narrow
+    its endpoints (an endpoint belongs when it carries all ``labels``).
+    ``protocol`` is the application protocol of the port.
+    """
+
+    name: str
+    service: str = ""
+    subset: str = ""
+    port: int = 0
+    labels: Labels = ()
+    discovery: EndpointSource = StaticSource()
+    endpoints: tuple[Endpoint, ...] = ()
+    policy: ClusterPolicy = ClusterPolicy()
+    protocol: Literal["http1", "h2", "tcp", "tls"] = "http1"
+    sources: tuple[Source, ...] = field(default=(), compare=False)
+    not_honoured: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    discovery_error: str = field(default="", compare=False)
+
+
+__all__ = [
+    "UNLIMITED",
+    "CircuitBreaker",
+    "Cluster",
+    "ClusterPolicy",
+    "ConnectionOptions",
+    "LbPolicy",
+    "Limits",
+    "LoadBalancing",
+    "OutlierDetection",
+    "TcpKeepalive",
+    "TlsSettings",
+]

@@ -1,0 +1,50 @@
+"""The request as the decision core sees it, and local answers to it."""
+
+from __future__ import annotations
+
+from meshclient.model.headers import HeaderMap
+
+
+class RequestHead:
+    """Method, target and headers of one outbound request.
+
+    ``authority`` is what the caller dialled or put into Host (with a port only
+    where it stood there), ``port`` the port dialled, ``path`` the raw target
+    including the query. One call owns the object and may replace ``headers``.
+    """
+
+    __slots__ = ("authority", "headers", "method", "path", "port", "scheme")
+
+    def __init__(
+        self,
+        method: str,
+        scheme: str,
+        authority: str,
+        port: int,
+        path: str,
+        headers: HeaderMap,
+    ) -> None:
+        self.method = method
+        self.scheme = scheme
+        self.authority = authority
+        self.port = port
+        self.path = path
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method} {self.scheme}://{self.authority}{self.path}>"
+
+
+class LocalReply:
+    """An answer that no upstream gave: redirect, direct response, injected
+    fault, or (under ``local_replies="respond"``) a failure in Envoy's words."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: HeaderMap, body: bytes = b"") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<LocalReply {self.status}>"
