@@ -1,1 +1,153 @@
-"""A service mesh inside the Python process."""
+"""A service mesh inside the Python process.
+
+A platform team's policy files (Istio's, or meshclient's own short format) say
+where calls go, how they are balanced, retried and bounded; this library makes
+httpx follow them, without a sidecar::
+
+    import meshclient
+
+    mesh = meshclient.Mesh.from_file("policies/")
+    with mesh, mesh.client() as client:
+        response = client.get("http://reviews/reviews/0", headers={"end-user": "jason"})
+        print(response.extensions["meshclient"])   # route, cluster, endpoint, attempts
+        print(mesh.explain("GET", "http://reviews/reviews/0"))
+
+``mesh.async_client()`` is the same for asyncio, ``mesh.transport()`` goes into
+a client of your own. Failures are :class:`MeshError` *and* the exception of
+httpx that your code already catches. Importing this package imports no
+client library; each loads when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshclient.errors import (
+        CallError,
+        CallTimeout,
+        ClosedError,
+        ConfigError,
+        ConnectFailed,
+        ConnectTimeout,
+        DeadlineExceeded,
+        MeshError,
+        NoHealthyEndpoint,
+        NoRoute,
+        NotReadyError,
+        Overflow,
+        PerTryTimeout,
+        RouteTimeout,
+        SecurityError,
+        UnknownCluster,
+        UnknownHost,
+        UpstreamProtocolError,
+        UpstreamReset,
+    )
+    from meshclient.explain import Explanation
+    from meshclient.mesh import Mesh
+    from meshclient.model.events import (
+        ConfigApplied,
+        ConfigRejected,
+        DiscoveryFailed,
+        DiscoveryRecovered,
+        EndpointsChanged,
+        Event,
+    )
+    from meshclient.model.report import AttemptReport, CallReport
+    from meshclient.model.snapshot import Snapshot
+    from meshclient.model.source import Diagnostic, Source
+    from meshclient.resilience import RetryStrategy
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "meshclient.errors": (
+        "CallError",
+        "CallTimeout",
+        "ClosedError",
+        "ConfigError",
+        "ConnectFailed",
+        "ConnectTimeout",
+        "DeadlineExceeded",
+        "MeshError",
+        "NoHealthyEndpoint",
+        "NoRoute",
+        "NotReadyError",
+        "Overflow",
+        "PerTryTimeout",
+        "RouteTimeout",
+        "SecurityError",
+        "UnknownCluster",
+        "UnknownHost",
+        "UpstreamProtocolError",
+        "UpstreamReset",
+    ),
+    "meshclient.explain": ("Explanation",),
+    "meshclient.mesh": ("Mesh",),
+    "meshclient.model.events": (
+        "ConfigApplied",
+        "ConfigRejected",
+        "DiscoveryFailed",
+        "DiscoveryRecovered",
+        "EndpointsChanged",
+        "Event",
+    ),
+    "meshclient.model.report": ("AttemptReport", "CallReport"),
+    "meshclient.model.snapshot": ("Snapshot",),
+    "meshclient.model.source": ("Diagnostic", "Source"),
+    "meshclient.resilience": ("RetryStrategy",),
+}
+_WHERE = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AttemptReport",
+    "CallError",
+    "CallReport",
+    "CallTimeout",
+    "ClosedError",
+    "ConfigApplied",
+    "ConfigError",
+    "ConfigRejected",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "DeadlineExceeded",
+    "Diagnostic",
+    "DiscoveryFailed",
+    "DiscoveryRecovered",
+    "EndpointsChanged",
+    "Event",
+    "Explanation",
+    "Mesh",
+    "MeshError",
+    "NoHealthyEndpoint",
+    "NoRoute",
+    "NotReadyError",
+    "Overflow",
+    "PerTryTimeout",
+    "RetryStrategy",
+    "RouteTimeout",
+    "SecurityError",
+    "Snapshot",
+    "Source",
+    "UnknownCluster",
+    "UnknownHost",
+    "UpstreamProtocolError",
+    "UpstreamReset",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name at its first use (PEP 562)."""
+    home = _WHERE.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,7 +9,7 @@ from meshclient.model.source import Diagnostic
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events. Delivered in order, on the control thread."""
+    """Base of all events. Delivered in order, on one background thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,16 @@ are kept; nothing here interprets a header.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import lru_cache
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+
+@lru_cache(maxsize=1024)
+def _lower_name(name: bytes) -> str:
+    # A program sends the same few names again and again.
+    return name.decode("latin-1").lower()
 
 
 class HeaderMap:
@@ -37,7 +44,7 @@ class HeaderMap:
         if index is None:
             index = {}
             for name, value in self.raw:
-                key = name.decode("latin-1").lower()
+                key = _lower_name(name)
                 text = value.decode("latin-1")
                 if key in index:
                     index[key].append(text)
@@ -84,6 +91,12 @@ class HeaderMap:
         if not placed:
             kept.append(line)
         self.raw = kept
+        self._index = None
+
+    def edit(self, drop: Container[bytes], lines: RawHeaders) -> None:
+        """Drop the lines whose lower-case name is in ``drop``, then append ``lines``."""
+        kept = [pair for pair in self.raw if pair[0].lower() not in drop] if drop else self.raw
+        self.raw = [*kept, *lines]
         self._index = None
 
     def copy(self) -> HeaderMap:

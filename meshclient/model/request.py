@@ -5,15 +5,26 @@ from __future__ import annotations
 from meshclient.model.headers import HeaderMap
 
 
+def host_of(authority: str) -> str:
+    """The host of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    host, _, port = authority.rpartition(":")
+    return host if host and port.isdigit() else authority
+
+
 class RequestHead:
     """Method, target and headers of one outbound request.
 
     ``authority`` is what the caller dialled or put into Host (with a port only
     where it stood there), ``port`` the port dialled, ``path`` the raw target
-    including the query. One call owns the object and may replace ``headers``.
+    including the query. ``dialled`` is the host part of the address the
+    caller named, which a Host header of its own does not change; it is where
+    calls to hosts without policy go. One call owns the object and may replace
+    ``headers``.
     """
 
-    __slots__ = ("authority", "headers", "method", "path", "port", "scheme")
+    __slots__ = ("authority", "dialled", "headers", "method", "path", "port", "scheme")
 
     def __init__(
         self,
@@ -23,6 +34,7 @@ class RequestHead:
         port: int,
         path: str,
         headers: HeaderMap,
+        dialled: str = "",
     ) -> None:
         self.method = method
         self.scheme = scheme
@@ -30,6 +42,7 @@ class RequestHead:
         self.port = port
         self.path = path
         self.headers = headers
+        self.dialled = dialled or host_of(authority)
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method} {self.scheme}://{self.authority}{self.path}>"

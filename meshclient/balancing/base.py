@@ -1,0 +1,87 @@
+"""What every load-balancing policy offers, and the parts they share.
+
+No policy stands here; each has a module of its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator
+
+from meshclient.balancing.eligible import Eligibility
+from meshclient.balancing.state import EndpointState
+
+#: Gives a fresh unsigned 64-bit number at every call.
+Rand = Callable[[], int]
+
+
+class Candidate:
+    """One endpoint as ``explain`` shows it.
+
+    ``weight`` and ``active`` (requests in flight) are of the moment it was
+    made. ``excluded`` says why it gets no traffic; empty: it may be picked.
+    """
+
+    __slots__ = ("active", "excluded", "state", "weight")
+
+    def __init__(self, state: EndpointState, excluded: str) -> None:
+        self.state = state
+        self.weight = state.weight
+        self.active = state.active
+        self.excluded = excluded
+
+    def __repr__(self) -> str:
+        why = f" excluded={self.excluded!r}" if self.excluded else ""
+        return f"<Candidate {self.state.key} weight={self.weight} active={self.active}{why}>"
+
+
+class Balancer(ABC):
+    """Picks among the eligible endpoints of one version of a cluster.
+
+    The set of endpoints is fixed; an update makes a new balancer. Picking is
+    thread-safe and never waits longer than another pick takes. It does not
+    count the request as in flight; the caller does.
+    """
+
+    __slots__ = ("_eligibility", "_states", "turns")
+
+    #: The policy's name in documents and explanations.
+    policy = ""
+
+    def __init__(self, eligibility: Eligibility, turns: Iterator[int]) -> None:
+        self._eligibility = eligibility
+        self._states = eligibility.states
+        #: Round-robin position; handed on at updates by every policy, so that
+        #: a cluster that shrinks to one endpoint and grows again keeps it.
+        self.turns = turns
+
+    @abstractmethod
+    def pick(self, rand: Rand) -> EndpointState | None:
+        """The endpoint for the next try; None if none is eligible."""
+
+    def pick_other(
+        self, rand: Rand, tried: Collection[EndpointState], host_attempts: int
+    ) -> EndpointState | None:
+        """Pick, preferably one not in ``tried``: at most ``host_attempts`` + 1
+        picks, and the last one stands even if it was tried.
+
+        Source: Envoy ``load_balancer_impl.cc`` ``chooseHost`` with the
+        ``previous_hosts`` predicate.
+        """
+        state = self.pick(rand)
+        for _ in range(host_attempts):
+            if state is None or state not in tried:
+                break
+            state = self.pick(rand)
+        return state
+
+    def candidates(self) -> list[Candidate]:
+        """Every endpoint of the cluster, in its order, the excluded ones too."""
+        return [Candidate(state, why) for state, why in self._eligibility.verdicts()]
+
+    def __repr__(self) -> str:
+        total = len(self._eligibility.all_states)
+        return f"<Balancer {self.policy} eligible={len(self._states)} of {total}>"
+
+
+__all__ = ["Balancer", "Candidate", "Rand"]

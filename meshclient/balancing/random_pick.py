@@ -1,0 +1,20 @@
+"""RANDOM: one uniform draw; weights and load do not matter.
+
+Source: Envoy ``load_balancing_policies/random``.
+"""
+
+from __future__ import annotations
+
+from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.state import EndpointState
+
+
+class RandomPick(Balancer):
+    """index = r mod count. No lock."""
+
+    __slots__ = ()
+    policy = "random"
+
+    def pick(self, rand: Rand) -> EndpointState | None:
+        states = self._states
+        return states[rand() % len(states)]

@@ -1,0 +1,26 @@
+"""The trivial clusters: no eligible endpoint, or exactly one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.eligible import Eligibility
+from meshclient.balancing.state import EndpointState
+
+
+class Single(Balancer):
+    """The one eligible endpoint, or None; nothing is drawn.
+
+    ``policy`` is what the cluster asked for.
+    """
+
+    __slots__ = ("_only", "policy")
+
+    def __init__(self, eligibility: Eligibility, turns: Iterator[int], policy: str) -> None:
+        super().__init__(eligibility, turns)
+        self.policy = policy
+        self._only = self._states[0] if self._states else None
+
+    def pick(self, rand: Rand) -> EndpointState | None:  # noqa: ARG002
+        return self._only

@@ -1,0 +1,85 @@
+"""The run-time state of an endpoint: what is in flight there.
+
+Counts only. Nothing here decides, and nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from meshclient.model.cluster import Cluster
+from meshclient.model.endpoint import Endpoint
+
+
+class EndpointState:
+    """One endpoint of one cluster, and the requests in flight on it.
+
+    Survives updates of the cluster, so ``endpoint`` (labels, weight, health)
+    may be replaced by a newer value of the same address. Compared by identity.
+    Thread-safe without a lock: a request in flight is one element of a list,
+    and ``list.append`` and ``list.pop`` are atomic (CPython Programming FAQ,
+    "What kinds of global value mutation are thread-safe?"; on free-threaded
+    builds the list's own lock does it). That costs a third of a lock.
+    """
+
+    __slots__ = ("cluster", "endpoint", "in_flight", "key", "weight", "wire")
+
+    def __init__(self, endpoint: Endpoint, cluster: str = "") -> None:
+        self.endpoint = endpoint
+        self.cluster = cluster
+        #: ``address:port``, as reports print it.
+        self.key = str(endpoint)
+        #: At least 1. Read by the weighted policies at every pick.
+        self.weight = max(1, endpoint.weight)
+        #: One element per request in flight; balancers read its length.
+        self.in_flight: list[None] = []
+        #: What a driver keeps here to reach the endpoint; never looked at here.
+        self.wire: Any = None
+
+    @property
+    def active(self) -> int:
+        """Requests in flight. Never below zero."""
+        return len(self.in_flight)
+
+    def acquire(self) -> None:
+        """A request starts. Every call is paired with one :meth:`release`."""
+        self.in_flight.append(None)
+
+    def release(self) -> None:
+        """A request ended. One release too many changes nothing."""
+        try:  # noqa: SIM105 - contextlib.suppress costs ten times as much
+            self.in_flight.pop()
+        except IndexError:
+            pass
+
+    def update(self, endpoint: Endpoint) -> None:
+        """Take over what discovery now says of this address; counts stay."""
+        self.endpoint = endpoint
+        self.weight = max(1, endpoint.weight)
+
+    def __repr__(self) -> str:
+        return f"<EndpointState {self.key} weight={self.weight} active={self.active}>"
+
+
+def carry_over(old: Iterable[EndpointState], cluster: Cluster) -> tuple[EndpointState, ...]:
+    """States for ``cluster``'s endpoints, in their order.
+
+    An address and port that ``old`` knows keeps its state object, hence its
+    requests in flight. The caller passes ``old`` only when the policies of
+    both clusters compare equal. An address listed twice counts once, as in
+    Envoy; the first one stands.
+    """
+    known = {(s.endpoint.address, s.endpoint.port): s for s in old}
+    states: dict[tuple[str, int], EndpointState] = {}
+    for endpoint in cluster.endpoints:
+        address = (endpoint.address, endpoint.port)
+        if address in states:
+            continue
+        state = known.get(address)
+        if state is None:
+            state = EndpointState(endpoint, cluster.name)
+        elif state.endpoint != endpoint:
+            state.update(endpoint)
+        states[address] = state
+    return tuple(states.values())

@@ -1,0 +1,583 @@
+"""One outbound call as a sans-IO state machine: the only place where the policies meet.
+
+A driver does what a call says and tells it what came of it::
+
+    call = Call(plane, head, now, rand)
+    if call.reply is not None: answer with it
+    while True:
+        attempt = call.next_attempt(now)          # raises what the caller shall see
+        ... send attempt.headers to attempt.endpoint ...
+        delay_s = call.settle(attempt, outcome, now)
+        if delay_s is None: break                 # final: a response, or call.error
+        ... drop the response, attempt.close(now), wait delay_s ...
+    ... attempt.close(now) when the response body is closed ...
+
+``now`` is monotonic seconds, ``rand()`` a fresh unsigned 64-bit number. No
+clock, randomness, socket, event loop or client library in here. A call belongs
+to one thread or task at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshclient import errors
+from meshclient.model.headers import RawHeaders
+from meshclient.model.outcome import CONNECT_FAILURES, Outcome, ResetReason
+from meshclient.model.report import CallReport
+from meshclient.model.request import LocalReply, RequestHead
+from meshclient.model.retry import RETRY_ON_GRPC, RetryPolicy
+from meshclient.model.routes import ForwardAction, WeightedCluster
+from meshclient.resilience import (
+    Overrides,
+    RetryState,
+    RetryStrategy,
+    expected_timeout_ms,
+    merge_policy,
+    read_overrides,
+)
+
+if TYPE_CHECKING:
+    from meshclient.balancing import EndpointState
+    from meshclient.model.cluster import ConnectionOptions
+    from meshclient.model.endpoint import Endpoint
+    from meshclient.plane import ClusterState, Plane
+    from meshclient.routing import CompiledRoute
+
+_EXPECTED_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
+_ATTEMPT_COUNT = b"x-envoy-attempt-count"
+
+
+class Attempt:
+    """One try of a call at one endpoint. Close it exactly once; more is harmless.
+
+    ``response_timeout_s`` runs from the moment the request is written,
+    connecting not included (Envoy's per-try timeout); ``deadline`` is an
+    absolute bound on everything, the response body included.
+    """
+
+    __slots__ = (
+        "_closed",
+        "call",
+        "cluster_state",
+        "deadline",
+        "duration_s",
+        "headers",
+        "number",
+        "outcome",
+        "response_timeout_s",
+        "started",
+        "state",
+        "status",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        state: EndpointState,
+        cluster_state: ClusterState,
+        number: int,
+        now: float,
+    ) -> None:
+        self.call = call
+        self.state = state
+        self.cluster_state = cluster_state
+        self.number = number
+        self.started = now
+        self.duration_s = 0.0
+        self.status = 0
+        self.outcome = "open"
+        self.headers: RawHeaders = call.head.headers.raw
+        self.response_timeout_s: float | None = None
+        self.deadline: float | None = None
+        self._closed = False
+
+    @property
+    def cluster(self) -> str:
+        """Name of the cluster, for reports."""
+        return self.cluster_state.cluster.name
+
+    @property
+    def endpoint(self) -> str:
+        """``address:port``, for reports."""
+        return self.state.key
+
+    @property
+    def peer(self) -> Endpoint:
+        """Where to send the request."""
+        return self.state.endpoint
+
+    @property
+    def connection(self) -> ConnectionOptions:
+        """How connections to the endpoint live."""
+        return self.cluster_state.cluster.policy.connection
+
+    def close(self, now: float) -> None:  # noqa: ARG002 - part of the contract; EWMA reads it
+        """The response body (or the failed try) is done with; the slot is free."""
+        if not self._closed:
+            self._closed = True
+            self.state.release()
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} {self.endpoint} {self.outcome}>"
+
+
+class Call:
+    """One call from its head to its last attempt, under one snapshot.
+
+    ``reply`` is a local answer (redirect, direct response), ``error`` what ended
+    the call without a response. ``replayable`` False: the body can be sent
+    once only. ``patience_s`` is the caller's own bound on the wait for the response
+    head, over all tries and back-offs; None means none. ``wall_clock`` (Unix
+    seconds) is asked only when an upstream names a point in time to come back at.
+    """
+
+    __slots__ = (
+        "_count_attempts",
+        "_extra_flags",
+        "_rand",
+        "_retry",
+        "_retry_held",
+        "_started",
+        "_wall_clock",
+        "attempts",
+        "cluster",
+        "error",
+        "give_up_at",
+        "head",
+        "host",
+        "notes",
+        "overrides",
+        "per_try_s",
+        "plane",
+        "policy",
+        "replayable",
+        "reply",
+        "route",
+        "strategy",
+        "timeout_s",
+        "virtual_host_name",
+        "weighted",
+    )
+
+    def __init__(
+        self,
+        plane: Plane,
+        head: RequestHead,
+        now: float,
+        rand: Callable[[], int],
+        replayable: bool = True,
+        patience_s: float | None = None,
+        strategies: dict[str, RetryStrategy] | None = None,
+        wall_clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.plane = plane
+        self.head = head
+        self.host = head.authority
+        self.replayable = replayable
+        self.give_up_at = None if patience_s is None else now + patience_s
+        self.attempts: list[Attempt] = []
+        self.notes: tuple[str, ...] = ()
+        self.reply: LocalReply | None = None
+        self.error: errors.CallError | None = None
+        self.route: CompiledRoute | None = None
+        self.cluster: ClusterState | None = None
+        self.weighted: WeightedCluster | None = None
+        self.policy: RetryPolicy | None = None
+        self.overrides: Overrides | None = None
+        self.strategy: RetryStrategy | None = None
+        self.timeout_s: float | None = None
+        self.per_try_s: float | None = None
+        self.virtual_host_name = ""
+        self._started = now
+        self._rand = rand
+        self._retry: RetryState | None = None
+        self._retry_held = False
+        self._wall_clock = wall_clock
+        self._count_attempts = False
+        self._extra_flags: tuple[str, ...] = ()
+        self._decide_route(strategies)
+
+    # -- route ---------------------------------------------------------------
+
+    def _decide_route(self, strategies: dict[str, RetryStrategy] | None) -> None:
+        head = self.head
+        plane = self.plane
+        host = plane.find_host(head.port, head.authority)
+        if host is None:
+            self._pass_through()
+            return
+        self.virtual_host_name = host.virtual_host.name
+        random64 = self._rand()
+        self.route = route = host.find_route(head, random64)
+        if route is None:
+            self.error = errors.NoRoute(
+                f"{self._what()}: the host is known, but none of its routes matches", self.report
+            )
+            return
+        if type(route.route.action) is not ForwardAction:
+            self.reply = route.local_reply(head)
+            return
+        self._count_attempts = (
+            route.forward.include_attempt_count or host.virtual_host.include_attempt_count
+        )
+        self._decide_cluster(route, random64)
+        if strategies is not None:
+            self.strategy = strategies.get(self.virtual_host_name)
+            if self.strategy is not None and self.policy is None:
+                self.policy = _STRATEGY_ONLY
+
+    def _decide_cluster(self, route: CompiledRoute, random64: int) -> None:
+        head = self.head
+        action = route.forward
+        self.weighted = weighted = route.pick_cluster(head, random64)
+        if weighted is None:
+            self._unknown_cluster("", action.cluster_not_found_status)
+            return
+        self.cluster = cluster = self.plane.clusters.get(weighted.cluster)
+        if cluster is None:
+            self._unknown_cluster(weighted.cluster, action.cluster_not_found_status)
+            return
+        if cluster.refusal:
+            self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
+            return
+        self.timeout_s = action.timeout_s
+        self.policy = policy = action.retry
+        if policy is not None:
+            self.per_try_s = policy.per_try_timeout_s
+        # Envoy's order: timeouts are read before the header edits (an added
+        # timeout header is too late), retry headers after them (an added one counts).
+        before = read_overrides(head.headers)
+        if before is not None:
+            self._apply_timeouts(before)
+        if route.has_request_edits:
+            route.edit_request(head, weighted)
+            if head.authority != self.host:
+                head.headers.set("Host", head.authority)
+            after = read_overrides(head.headers)
+        else:
+            after = before
+        if after is not None:
+            self.overrides = after
+            self.policy = merge_policy(policy, after)
+            after.strip(head.headers)
+        timeout_s = self.timeout_s
+        if timeout_s is not None and self.per_try_s is not None and self.per_try_s >= timeout_s:
+            self.per_try_s = None
+
+    def _apply_timeouts(self, overrides: Overrides) -> None:
+        if overrides.timeout_s is not None:
+            self.timeout_s = overrides.timeout_s or None
+        if overrides.per_try_timeout_s is not None:
+            self.per_try_s = overrides.per_try_timeout_s or None
+
+    def _pass_through(self) -> None:
+        """A host that no policy knows: untouched, or refused."""
+        if self.plane.snapshot.outbound == "registry_only":
+            self.error = errors.UnknownHost(
+                f"{self._what()}: no policy knows this host, and outbound is registry_only",
+                self.report,
+            )
+            return
+        self.cluster = self.plane.passthrough
+
+    def _unknown_cluster(self, name: str, status: int) -> None:
+        what = (
+            f"the route names cluster {name!r}, which does not exist"
+            if name
+            else ("the header that names the cluster is missing")
+        )
+        self.error = errors.UnknownCluster(f"{self._what()}: {what}", self.report)
+        self.error.status = status
+
+    # -- tries ---------------------------------------------------------------
+
+    def next_attempt(self, now: float) -> Attempt:
+        """Pick an endpoint and count the request in.
+
+        Raises the :class:`~meshclient.errors.CallError` that ends the call: no route, no
+        endpoint, refused, or no time left.
+        """
+        cluster = self.cluster
+        if self.error is not None:
+            raise self.error
+        assert cluster is not None
+        tries = self.attempts
+        if tries:
+            self._check_time(now)
+        elif cluster.limiter.counts_requests:
+            cluster.limiter.on_request(now)
+        state = self._pick(cluster)
+        if state is None:
+            self.error = self._no_endpoint(cluster)
+            raise self.error
+        state.acquire()
+        attempt = Attempt(self, state, cluster, len(tries) + 1, now)
+        tries.append(attempt)
+        route = self.route
+        if route is not None:
+            self._prepare(attempt, route, now)
+        if self.give_up_at is not None:
+            left = self.give_up_at - now
+            if attempt.response_timeout_s is None or left < attempt.response_timeout_s:
+                attempt.response_timeout_s = left if left > 0.0 else 0.0
+        return attempt
+
+    def _pick(self, cluster: ClusterState) -> EndpointState | None:
+        head = self.head
+        state = cluster.dial(head.dialled, head.port)
+        if state is not None:
+            return state
+        policy = self.policy
+        if self.attempts and policy is not None and policy.previous_hosts:
+            tried = [attempt.state for attempt in self.attempts]
+            return cluster.balancer.pick_other(self._rand, tried, policy.host_attempts)
+        return cluster.balancer.pick(self._rand)
+
+    def _prepare(self, attempt: Attempt, route: CompiledRoute, now: float) -> None:
+        """Time limits and the headers that differ from try to try."""
+        if route.host_from_endpoint:
+            self._take_host(attempt, route)
+        per_try_s = self.per_try_s
+        timeout_s = self.timeout_s
+        attempt.response_timeout_s = per_try_s
+        if timeout_s is not None:
+            if self.replayable:
+                attempt.deadline = self._started + timeout_s
+            else:
+                # The route timeout starts when the request has been received
+                # whole; for a streamed upload only the wire knows when.
+                attempt.response_timeout_s = timeout_s if per_try_s is None else per_try_s
+        if timeout_s is not None or per_try_s is not None:
+            expected = expected_timeout_ms(timeout_s, per_try_s, now - self._started)
+            if expected is not None:
+                _replace(attempt, _EXPECTED_TIMEOUT, b"%d" % expected)
+        if self._count_attempts:
+            _replace(attempt, _ATTEMPT_COUNT, b"%d" % attempt.number)
+
+    def _take_host(self, attempt: Attempt, route: CompiledRoute) -> None:
+        """Envoy's ``auto_host_rewrite``: the picked endpoint's own host name."""
+        hostname = attempt.state.endpoint.hostname
+        head = self.head
+        if hostname and hostname != head.authority:
+            route.set_host(head, hostname)
+            head.headers.set("Host", hostname)
+            attempt.headers = head.headers.raw
+
+    def _check_time(self, now: float) -> None:
+        """A try that has no time left is not made."""
+        deadline = None if self.timeout_s is None else self._started + self.timeout_s
+        if deadline is not None and now >= deadline:
+            self._fail(errors.RouteTimeout, f"the route's timeout of {self.timeout_s:g} s is spent")
+        elif self.give_up_at is not None and now >= self.give_up_at:
+            self._fail(errors.DeadlineExceeded, "the caller's own time limit is spent")
+        if self.error is not None:
+            raise self.error
+
+    # -- outcomes ------------------------------------------------------------
+
+    def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> float | None:
+        """What follows from the outcome of a try.
+
+        None: the call is over, with the response at hand or with ``error`` set.
+        A number: drop what there is, wait that many seconds, then
+        :meth:`next_attempt`.
+        """
+        attempt.duration_s = now - attempt.started
+        status = attempt.status = outcome.status
+        policy = self.policy
+        if status and (policy is None or (status < 400 and _ignores_success(policy))):
+            attempt.outcome = "success" if status < 500 else "failed"
+            if self._retry_held:
+                self.release_retry()
+            return None
+        delay_s = None
+        if policy is not None and not self._over(outcome, now):
+            delay_s = self._retry_delay(policy, outcome, now)
+        if delay_s is None:
+            self._finish(attempt, outcome, now)
+            return None
+        attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
+        return self._within_deadline(delay_s, now)
+
+    def _over(self, outcome: Outcome, now: float) -> bool:
+        """Time limits of the whole call are never retried."""
+        if outcome.reset is ResetReason.ROUTE_TIMEOUT:
+            return True
+        return self.give_up_at is not None and not outcome.status and now >= self.give_up_at
+
+    def _retry_delay(self, policy: RetryPolicy, outcome: Outcome, now: float) -> float | None:
+        retry = self._retry
+        if retry is None:
+            retry = self._retry = RetryState(
+                policy, self.head.method, self.replayable, self.head.headers, self.strategy
+            )
+        cluster = self.cluster
+        assert cluster is not None
+        unix_now = None
+        if self._wall_clock is not None and policy.rate_limited is not None:
+            unix_now = self._wall_clock()
+        elapsed_s = now - self._started
+        delay_s = retry.decide(
+            outcome, cluster.limiter, self._rand, now, elapsed_s, cluster, unix_now
+        )
+        if retry.note:
+            self.notes = (*self.notes, retry.note)
+        if retry.flag:
+            self._extra_flags = (*self._extra_flags, retry.flag)
+        self._retry_held = retry.held
+        return delay_s
+
+    def _within_deadline(self, delay_s: float, now: float) -> float | None:
+        """A back-off that outlasts the time left ends as it would have ended, only sooner."""
+        if self.timeout_s is not None and now + delay_s >= self._started + self.timeout_s:
+            self._fail(
+                errors.RouteTimeout,
+                f"the back-off of {delay_s * 1000:.0f} ms outlasts the route's timeout of "
+                f"{self.timeout_s:g} s",
+            )
+            return None
+        if self.give_up_at is not None and now + delay_s >= self.give_up_at:
+            self._fail(
+                errors.DeadlineExceeded,
+                f"the back-off of {delay_s * 1000:.0f} ms outlasts the caller's time limit",
+            )
+            return None
+        return delay_s
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        """The last outcome: a response passes, whatever its status; a reset becomes an error."""
+        self.release_retry()
+        if outcome.reset is None:
+            attempt.outcome = "success" if outcome.status < 500 else "failed"
+            return
+        attempt.outcome = outcome.reset.value
+        kind = self._error_class(outcome, now)
+        cause = f": {outcome.error}" if outcome.error is not None and str(outcome.error) else ""
+        self._fail(kind, f"{_WORDS.get(kind, 'failed')}{cause}")
+        assert self.error is not None
+        self.error.__cause__ = outcome.error
+        if kind in (
+            errors.CallTimeout,
+            errors.PerTryTimeout,
+            errors.RouteTimeout,
+            errors.DeadlineExceeded,
+        ):
+            return
+        prefix = "upstream connect error or disconnect/reset before headers. "
+        again = "retried and the latest " if len(self.attempts) > 1 else ""
+        self.error.body = f"{prefix}{again}reset reason: {outcome.reset.value}"
+
+    def _error_class(self, outcome: Outcome, now: float) -> type[errors.CallError]:
+        reset = outcome.reset
+        if reset is ResetReason.ROUTE_TIMEOUT:
+            return errors.RouteTimeout
+        if reset is ResetReason.PER_TRY_TIMEOUT:
+            if self.give_up_at is not None and now >= self.give_up_at:
+                return errors.DeadlineExceeded
+            return errors.PerTryTimeout if self.per_try_s is not None else errors.RouteTimeout
+        if reset is ResetReason.CONNECTION_TIMEOUT:
+            return errors.ConnectTimeout
+        if reset in CONNECT_FAILURES:
+            return errors.ConnectFailed
+        if reset is ResetReason.PROTOCOL_ERROR:
+            return errors.UpstreamProtocolError
+        if reset is ResetReason.OVERFLOW:
+            return errors.Overflow
+        return errors.UpstreamReset
+
+    def _fail(self, kind: type[errors.CallError], why: str) -> None:
+        self.release_retry()
+        tries = len(self.attempts)
+        after = f" after {tries} tries" if tries > 1 else ""
+        where = f" at {self.attempts[-1].endpoint}" if tries else ""
+        self.error = kind(f"{self._what()}{where}{after}: {why}", self.report)
+
+    def release_retry(self) -> None:
+        """Give the retry permit back. Idempotent; drivers call it when a call is abandoned."""
+        if self._retry_held:
+            self._retry_held = False
+            if self._retry is not None and self.cluster is not None:
+                self._retry.release(self.cluster.limiter)
+
+    def abandon(self, now: float) -> None:
+        """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""
+        self.release_retry()
+        for attempt in self.attempts:
+            attempt.close(now)
+
+    def _no_endpoint(self, cluster: ClusterState) -> errors.CallError:
+        why = cluster.cluster.discovery_error or "it has no healthy endpoint"
+        message = f"{self._what()}: cluster {cluster.cluster.name}: {why}"
+        return errors.NoHealthyEndpoint(message, self.report)
+
+    def _what(self) -> str:
+        head = self.head
+        return f"{head.method} {head.scheme}://{self.host}{head.path.partition('?')[0]}"
+
+    # -- what reports read ---------------------------------------------------
+
+    @property
+    def report(self) -> CallReport:
+        """A view of this call, for responses and errors."""
+        return CallReport(self)
+
+    @property
+    def snapshot_version(self) -> int:
+        """Version of the snapshot in force when the call began."""
+        return self.plane.snapshot.version
+
+    @property
+    def route_name(self) -> str:
+        """The route's name; empty without one."""
+        return self.route.route.name if self.route is not None else ""
+
+    @property
+    def cluster_name(self) -> str:
+        """The chosen cluster's name, even when it does not exist."""
+        if self.cluster is not None:
+            return self.cluster.cluster.name
+        return self.weighted.cluster if self.weighted is not None else ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Envoy's response flags."""
+        own = (self.error.flag,) if self.error is not None and self.error.flag else ()
+        return own + tuple(flag for flag in self._extra_flags if flag not in own)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Call {self._what()} cluster={self.cluster_name or '-'} tries={len(self.attempts)}>"
+        )
+
+
+#: A strategy on a route without a policy: it alone decides what is repeated.
+_STRATEGY_ONLY = RetryPolicy(frozenset(), num_retries=10)
+
+_WORDS: dict[type[errors.CallError], str] = {
+    errors.ConnectFailed: "no connection",
+    errors.ConnectTimeout: "connecting took too long",
+    errors.UpstreamReset: "the connection ended before the response",
+    errors.UpstreamProtocolError: "the endpoint did not speak HTTP",
+    errors.Overflow: "a limit is reached",
+    errors.RouteTimeout: "the route's timeout is spent",
+    errors.PerTryTimeout: "no response within the per-try timeout",
+    errors.DeadlineExceeded: "the caller's own time limit is spent",
+}
+
+
+def _replace(attempt: Attempt, name: bytes, value: bytes) -> None:
+    """Set one header on this try only; the call's own list stays as it is."""
+    attempt.headers = [pair for pair in attempt.headers if pair[0].lower() != name]
+    attempt.headers.append((name, value))
+
+
+def _ignores_success(policy: RetryPolicy) -> bool:
+    """True when no condition of the policy can hold for a status below 400."""
+    return (
+        not policy.status_codes
+        and not policy.headers
+        and policy.retry_on.isdisjoint(RETRY_ON_GRPC)
+        and "envoy-ratelimited" not in policy.retry_on
+    )

@@ -1,0 +1,185 @@
+"""The blocking driver: an ``httpx.BaseTransport`` (and httpx2's) over the mesh.
+
+One loop: ask the call, send, tell the call. It holds no policy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from meshclient import errors
+from meshclient.call import Call
+from meshclient.clients import http_common as common
+from meshclient.clients.families import Family, family_of
+from meshclient.model.headers import HeaderMap
+from meshclient.model.outcome import Outcome
+from meshclient.transport.interface import WireError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from meshclient.call import Attempt
+    from meshclient.clients.runtime import Runtime
+    from meshclient.transport.interface import SyncWireResponse
+    from meshclient.transport.sync_engine import SyncEngine
+
+
+class MeshTransport:
+    """A transport for ``httpx.Client`` and ``httpx2.Client``. Thread-safe.
+
+    Closing it frees nothing: the connections belong to the mesh, which other
+    clients share.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        engine: SyncEngine,
+        context: Callable[[], SSLContext],
+        unstated_yields: bool = False,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._runtime = runtime
+        self._engine = engine
+        self._targets = common.Targets(context)
+        self._unstated_yields = unstated_yields
+        self._sleep = sleep
+
+    def handle_request(self, request: Any) -> Any:
+        """Send ``request`` as the policy says. Raises the family's exceptions."""
+        runtime = self._runtime
+        family = family_of(request)
+        body, replayable = common.body_of(request, family)
+        now = runtime.clock()
+        call = Call(
+            runtime.current(),
+            common.request_head(request),
+            now,
+            runtime.rand,
+            replayable,
+            strategies=runtime.strategies,
+            wall_clock=runtime.wall_clock,
+        )
+        if call.reply is not None:
+            return common.local_response(family, request, call.reply, call)
+        timeouts = common.caller_timeouts(request, call, self._unstated_yields)
+        patience_s = timeouts.get("read")
+        if patience_s is not None:
+            call.give_up_at = now + patience_s
+        try:
+            attempt, wire = self._run(call, request, body, timeouts, now)
+        except errors.CallError as error:
+            return self._failed(family, request, call, error)
+        except BaseException:
+            call.abandon(runtime.clock())
+            raise
+        return self._response(family, request, call, attempt, wire)
+
+    def _run(
+        self, call: Call, request: Any, body: Any, timeouts: Any, now: float
+    ) -> tuple[Attempt, SyncWireResponse]:
+        """Try until the call says that it is over; raises ``call.error``."""
+        clock = self._runtime.clock
+        while True:
+            attempt = call.next_attempt(now)
+            wire: SyncWireResponse | None = None
+            try:
+                wire = self._engine.send(
+                    self._targets.of(attempt, call.head, request),
+                    common.wire_request(call, attempt, body, timeouts),
+                )
+                outcome = Outcome(wire.status, HeaderMap(wire.headers))
+            except WireError as error:
+                outcome = common.failure(error)
+            delay_s = call.settle(attempt, outcome, clock())
+            if delay_s is None and wire is not None and call.error is None:
+                return attempt, wire
+            if wire is not None:
+                wire.close()
+            attempt.close(clock())
+            if delay_s is None:
+                assert call.error is not None
+                raise call.error
+            if delay_s > 0.0:
+                self._sleep(delay_s)
+            now = clock()
+
+    def _response(
+        self, family: Family, request: Any, call: Call, attempt: Attempt, wire: SyncWireResponse
+    ) -> Any:
+        headers = wire.headers
+        route = call.route
+        if route is not None and route.has_response_edits:
+            edited = HeaderMap(headers)
+            route.edit_response(edited, call.head, call.weighted, wire.status, attempt.endpoint)
+            headers = edited.raw
+        content = wire.content
+        if content is not None:
+            attempt.close(self._runtime.clock())
+            stream = family.byte_stream(content)
+        else:
+            stream = family.sync_stream(_Exchange(self, family, request, call, attempt, wire))
+        return family.response(
+            wire.status,
+            headers=headers,
+            stream=stream,
+            extensions={
+                "http_version": wire.http_version,
+                "reason_phrase": wire.reason,
+                "network_stream": wire,
+                "meshclient": call.report,
+            },
+        )
+
+    def _failed(self, family: Family, request: Any, call: Call, error: errors.CallError) -> Any:
+        if self._runtime.respond:
+            return common.local_response(family, request, common.reply_to(error), call)
+        raise family.error(error, request) from error.__cause__
+
+    def close(self) -> None:
+        """Nothing to free; see the class."""
+
+    def __enter__(self) -> MeshTransport:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Exchange:
+    """A response whose body is still on the wire."""
+
+    __slots__ = ("_attempt", "_call", "_family", "_request", "_transport", "_wire")
+
+    def __init__(
+        self,
+        transport: MeshTransport,
+        family: Family,
+        request: Any,
+        call: Call,
+        attempt: Attempt,
+        wire: SyncWireResponse,
+    ) -> None:
+        self._transport = transport
+        self._family = family
+        self._request = request
+        self._call = call
+        self._attempt = attempt
+        self._wire = wire
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body, as it arrives."""
+        try:
+            yield from self._wire
+        except WireError as error:
+            broken = common.body_error(self._call, error)
+            raise self._family.error(broken, self._request, error.timeout) from error
+
+    def close(self) -> None:
+        """End the try; an unread rest closes the connection. Idempotent."""
+        try:
+            self._wire.close()
+        finally:
+            self._attempt.close(self._transport._runtime.clock())

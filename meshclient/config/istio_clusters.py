@@ -1,0 +1,141 @@
+"""Clusters: every port of every visible service, whole and by subset.
+
+Joins services with the DestinationRule that governs them. Which cluster a
+request goes to is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshclient.config.istio_destination_rule import DestinationRule, Subset
+from meshclient.config.istio_outlier import is_inert
+from meshclient.config.istio_registry import Registry
+from meshclient.config.istio_rules import DestinationRules
+from meshclient.config.istio_service import (
+    RegistryService,
+    ServicePort,
+    Upstream,
+    cluster_name,
+)
+from meshclient.config.istio_traffic_policy import (
+    TrafficPolicy,
+    cluster_policy,
+    effective_policy,
+)
+from meshclient.model.cluster import Cluster, ClusterPolicy
+from meshclient.model.endpoint import (
+    DnsSource,
+    Endpoint,
+    EndpointSource,
+    Labels,
+    OriginalDestination,
+    StaticSource,
+)
+from meshclient.model.source import Source
+
+
+def build_clusters(registry: Registry, rules: DestinationRules) -> dict[str, Cluster]:
+    """All clusters by name."""
+    clusters: dict[str, Cluster] = {}
+    for service in registry:
+        rule = rules.find(service.hostname, service.metadata.namespace)
+        for port in service.ports:
+            if port.protocol == "udp":
+                continue
+            subsets: tuple[Subset | None, ...] = (None, *(rule.subsets if rule else ()))
+            for subset in subsets:
+                cluster = _cluster(service, port, rule, subset)
+                clusters[cluster.name] = cluster
+    return clusters
+
+
+def _cluster(
+    service: RegistryService,
+    port: ServicePort,
+    rule: DestinationRule | None,
+    subset: Subset | None,
+) -> Cluster:
+    traffic = effective_policy(
+        rule.policy if rule is not None else None,
+        subset.policy if subset is not None else None,
+        port.number,
+    )
+    policy, notes = cluster_policy(traffic)
+    upstream = service.upstreams[port.number]
+    labels = subset.labels if subset is not None else ()
+    discovery, endpoints = _narrow(upstream, labels, policy)
+    if subset is not None:
+        _check_subset(service, upstream, subset, endpoints, discovery)
+    _check_inert(traffic, endpoints)
+    sources: tuple[Source, ...] = (service.reader.source,)
+    if rule is not None:
+        sources += tuple(document.source for document in rule.documents)
+    return Cluster(
+        name=cluster_name(service.hostname, port.number, subset.name if subset else ""),
+        service=service.hostname,
+        subset=subset.name if subset is not None else "",
+        port=port.number,
+        # The original destination has no labels to be told apart by.
+        labels=() if isinstance(discovery, OriginalDestination) else labels,
+        discovery=discovery,
+        endpoints=endpoints,
+        policy=policy,
+        protocol=port.cluster_protocol,
+        sources=sources,
+        not_honoured=tuple(dict.fromkeys((*service.notes, *notes))),
+    )
+
+
+def _narrow(
+    upstream: Upstream, labels: Labels, policy: ClusterPolicy
+) -> tuple[EndpointSource, tuple[Endpoint, ...]]:
+    """The endpoints that carry all labels of a subset."""
+    source = upstream.discovery
+    if policy.load_balancing.policy == "passthrough":
+        return OriginalDestination(), ()
+    if not labels or isinstance(source, OriginalDestination):
+        return source, upstream.endpoints
+    wanted = set(labels)
+    if isinstance(source, DnsSource):
+        targets = tuple(t for t in source.targets if wanted <= set(t.labels))
+        return (replace(source, targets=targets) if targets else StaticSource()), ()
+    return source, tuple(e for e in upstream.endpoints if wanted <= set(e.labels))
+
+
+def _check_subset(
+    service: RegistryService,
+    upstream: Upstream,
+    subset: Subset,
+    endpoints: tuple[Endpoint, ...],
+    discovery: EndpointSource,
+) -> None:
+    if endpoints or not isinstance(discovery, StaticSource):
+        return
+    known = upstream.endpoints or isinstance(upstream.discovery, DnsSource)
+    if not upstream.labelled:
+        subset.reader.warning(
+            f'subset "{subset.name}" has no endpoint: the documents hold no endpoints of '
+            f"{service.hostname}, and names that DNS resolves carry no labels",
+            code="IST0173",
+            suggestion="add EndpointSlices and Pods, or one Service for each subset",
+        )
+    elif known:
+        subset.reader.warning(
+            f'subset "{subset.name}" selects no endpoint of {service.hostname}; '
+            "calls to it are answered with 503 UH",
+            code="IST0173",
+        )
+
+
+def _check_inert(traffic: TrafficPolicy, endpoints: tuple[Endpoint, ...]) -> None:
+    outlier = traffic.outlier
+    if outlier is None or not is_inert(outlier.detection, len(endpoints)):
+        return
+    least = -(-100 // len(endpoints))
+    outlier.reader.warning(
+        f"no endpoint can ever be ejected: {outlier.detection.max_ejection_percent} % of "
+        f"{len(endpoints)} endpoints is less than one",
+        code="outlier-inert",
+        suggestion=f"set maxEjectionPercent: {least} or more",
+    )

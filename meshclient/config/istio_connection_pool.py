@@ -1,0 +1,174 @@
+"""``connectionPool`` and ``retryBudget`` blocks of DestinationRules.
+
+Reads and checks; connections and limits are kept elsewhere. In all integers 0
+means "not set", as Istio treats it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from meshclient.config.reader import Reader
+from meshclient.model.cluster import UNLIMITED, ConnectionOptions, Limits, TcpKeepalive
+from meshclient.model.retry import RetryBudget
+from meshclient.model.source import Diagnostic
+
+#: Fields of ``outlierDetection`` that many tutorials put under ``http``.
+_MISPLACED = (
+    "baseEjectionTime",
+    "consecutive5xxErrors",
+    "consecutiveErrors",
+    "consecutiveGatewayErrors",
+    "interval",
+    "maxEjectionPercent",
+    "minHealthPercent",
+)
+
+
+_CONNECTION = ConnectionOptions()
+_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPoolBlock:
+    """What the block says about connections and limits."""
+
+    connection: ConnectionOptions = _CONNECTION
+    limits: Limits = _LIMITS
+    notes: tuple[Diagnostic, ...] = ()
+
+
+def read_connection_pool(block: Reader) -> ConnectionPoolBlock:
+    """One ``connectionPool`` block."""
+    tcp = block.field("tcp")
+    http = block.field("http")
+    block.finish("connectionPool")
+    if tcp is None and http is None:
+        block.error("connection pool must have at least one field", code="required")
+    pool = ConnectionPoolBlock()
+    if tcp is not None:
+        pool = _read_tcp(tcp, pool)
+    if http is not None:
+        pool = _read_http(http, pool)
+    return pool
+
+
+def _count(block: Reader, name: str) -> int | None:
+    """A limit; None when absent or 0."""
+    field = block.field(name)
+    return (field.integer(0, 2**31 - 1) or None) if field is not None else None
+
+
+def _duration(block: Reader, name: str) -> float | None:
+    field = block.field(name)
+    return field.go_duration() if field is not None else None
+
+
+def _read_tcp(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
+    connection, limits = pool.connection, pool.limits
+    notes: list[Diagnostic] = []
+    maximum = _count(block, "maxConnections")
+    if maximum is not None:
+        limits = replace(limits, max_connections=maximum)
+        notes.append(_note(block, "maxConnections"))
+    connect = _duration(block, "connectTimeout")
+    idle = _duration(block, "idleTimeout")
+    keepalive = block.field("tcpKeepalive")
+    connection = replace(
+        connection,
+        connect_timeout_s=connection.connect_timeout_s if connect is None else connect,
+        idle_timeout_s=connection.idle_timeout_s if idle is None else idle,
+        max_duration_s=_duration(block, "maxConnectionDuration"),
+        keepalive=_read_keepalive(keepalive) if keepalive is not None else None,
+    )
+    block.finish("tcp")
+    return ConnectionPoolBlock(connection, limits, (*pool.notes, *notes))
+
+
+def _note(block: Reader, name: str) -> Diagnostic:
+    field = block.field(name)
+    return (field or block).not_honoured(name)
+
+
+def _read_keepalive(block: Reader) -> TcpKeepalive:
+    found = TcpKeepalive(
+        _count(block, "probes"), _duration(block, "time"), _duration(block, "interval")
+    )
+    block.finish("tcpKeepalive")
+    return found
+
+
+def _read_http(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
+    idle = _duration(block, "idleTimeout")
+    connection = replace(
+        pool.connection,
+        max_requests=_count(block, "maxRequestsPerConnection") or 0,
+        idle_timeout_s=pool.connection.idle_timeout_s if idle is None else idle,
+    )
+    notes = [
+        *pool.notes,
+        *(_note(block, name) for name in _NOT_YET if _count(block, name) is not None),
+    ]
+    limits = replace(
+        pool.limits,
+        max_pending_requests=_limit(block, "http1MaxPendingRequests"),
+        max_requests=_limit(block, "http2MaxRequests"),
+        max_retries=_limit(block, "maxRetries"),
+    )
+    notes += _read_http2(block)
+    _warn_misplaced(block)
+    block.finish("connectionPool.http")
+    return ConnectionPoolBlock(connection, limits, tuple(notes))
+
+
+_NOT_YET = ("http1MaxPendingRequests", "http2MaxRequests", "maxConcurrentStreams")
+
+
+def _limit(block: Reader, name: str) -> int:
+    count = _count(block, name)
+    return UNLIMITED if count is None else count
+
+
+def _read_http2(block: Reader) -> list[Diagnostic]:
+    """Settings that only HTTP/2 connections know."""
+    notes: list[Diagnostic] = []
+    upgrade = block.field("h2UpgradePolicy")
+    if upgrade is not None:
+        word = upgrade.string(("DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"))
+        if word == "UPGRADE":
+            notes.append(upgrade.not_honoured("h2UpgradePolicy UPGRADE"))
+    client = block.field("useClientProtocol")
+    if client is not None and client.boolean():
+        notes.append(client.not_honoured("useClientProtocol"))
+    keepalive = block.field("http2KeepAlive", "http2Keepalive")
+    if keepalive is not None:
+        keepalive.raw()
+        notes.append(keepalive.not_honoured("http2KeepAlive"))
+    return notes
+
+
+def _warn_misplaced(block: Reader) -> None:
+    for name in _MISPLACED:
+        if block.has(name):
+            field = block.field(name) or block
+            field.warning(
+                f"{name} is no field of connectionPool.http; it is ignored, as in a cluster",
+                code="misplaced-outlier-field",
+                suggestion="move it to outlierDetection",
+            )
+
+
+def read_retry_budget(block: Reader) -> RetryBudget:
+    """``retryBudget: {percent, minRetryConcurrency, budgetInterval}``."""
+    percent_field = block.field("percent")
+    minimum_field = block.field("minRetryConcurrency")
+    interval_field = block.field("budgetInterval")
+    block.finish("retryBudget")
+    percent = percent_field.number(0, 100) if percent_field is not None else None
+    minimum = minimum_field.integer(0) if minimum_field is not None else None
+    interval = interval_field.go_duration(allow_zero=True) if interval_field is not None else None
+    return RetryBudget(
+        percent=20.0 if percent is None else percent,
+        min_concurrency=3 if minimum is None else minimum,
+        interval_s=interval or 0.0,
+    )

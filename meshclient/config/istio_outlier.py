@@ -1,0 +1,107 @@
+"""``outlierDetection`` blocks, and the ``circuitBreaker`` block of old tutorials.
+
+Reads and checks; nobody is ejected here. Source of defaults: Istio
+``applyOutlierDetection``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshclient.config.reader import Reader
+from meshclient.model.cluster import OutlierDetection
+from meshclient.model.source import Diagnostic
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierBlock:
+    """``reader`` is where the block stands, for findings about the cluster."""
+
+    detection: OutlierDetection
+    reader: Reader
+    notes: tuple[Diagnostic, ...] = ()
+
+
+def read_outlier_detection(block: Reader) -> OutlierBlock:
+    """One ``outlierDetection`` block."""
+    old = block.field("consecutiveErrors")
+    if old is not None:
+        old.integer(0)
+        old.warning(
+            "outlier detection consecutive errors is deprecated and has no effect",
+            code="IST0002",
+            suggestion="use consecutive5xxErrors",
+        )
+    consecutive = _count(block, "consecutive5xxErrors")
+    note = block.not_honoured("outlierDetection")
+    return _read_common(block, 5 if consecutive is None else consecutive or None, note)
+
+
+def read_legacy_circuit_breaker(block: Reader) -> OutlierBlock:
+    """``trafficPolicy.circuitBreaker``: no field of Istio, but of many tutorials.
+
+    It is read as the ``outlierDetection`` it was meant to be;
+    ``consecutiveErrors`` becomes ``consecutive5xxErrors``.
+    """
+    block.warning(
+        "circuitBreaker is no field of a trafficPolicy (a cluster drops or refuses it); "
+        "it is read as outlierDetection unless that is given, too",
+        code="legacy-circuit-breaker",
+        suggestion="rename it to outlierDetection, and consecutiveErrors to consecutive5xxErrors",
+    )
+    errors = _count(block, "consecutiveErrors")
+    modern = _count(block, "consecutive5xxErrors")
+    consecutive = modern if modern is not None else errors
+    note = block.not_honoured("circuitBreaker (read as outlierDetection)")
+    return _read_common(block, 5 if consecutive is None else consecutive or None, note)
+
+
+def _count(block: Reader, name: str, maximum: int = 2**31 - 1) -> int | None:
+    field = block.field(name)
+    return field.integer(0, maximum) if field is not None else None
+
+
+def _duration(block: Reader, name: str, default_s: float) -> float:
+    field = block.field(name)
+    value = field.go_duration() if field is not None else None
+    return default_s if value is None else value
+
+
+def _read_common(block: Reader, consecutive: int | None, note: Diagnostic) -> OutlierBlock:
+    gateway = _count(block, "consecutiveGatewayErrors")
+    split_field = block.field("splitExternalLocalOriginErrors")
+    split = bool(split_field.boolean()) if split_field is not None else False
+    local_field = block.field("consecutiveLocalOriginFailures")
+    local = _count(block, "consecutiveLocalOriginFailures")
+    if local_field is not None and local and not split:
+        local_field.error(
+            "outlier detection consecutive local origin failures is specified, but split "
+            "external local origin errors is set to false",
+            code="outlier",
+            suggestion="set splitExternalLocalOriginErrors: true",
+        )
+    percent = _count(block, "maxEjectionPercent", 100)
+    codes = block.field("outlierDetectionHttpErrorCodes")
+    for code in codes.elements() if codes is not None else ():
+        code.integer(100, 599)
+    detection = OutlierDetection(
+        consecutive_5xx=consecutive,
+        consecutive_gateway_failure=gateway or None,
+        split_external_local_origin_errors=split,
+        consecutive_local_origin_failure=5 if local is None else local,
+        interval_s=_duration(block, "interval", 10.0),
+        base_ejection_time_s=_duration(block, "baseEjectionTime", 30.0),
+        max_ejection_percent=percent or 10,
+        min_health_percent=_count(block, "minHealthPercent", 100) or 0,
+    )
+    block.finish("outlierDetection")
+    return OutlierBlock(detection, block, (note,))
+
+
+def is_inert(detection: OutlierDetection, endpoints: int) -> bool:
+    """Whether not even one of ``endpoints`` could ever be ejected.
+
+    Envoy (1.28 and later) ejects only while 100 x (ejected + 1) / endpoints stays
+    within ``max_ejection_percent``.
+    """
+    return endpoints > 0 and 100 / endpoints > detection.max_ejection_percent

@@ -1,0 +1,253 @@
+"""The fields of the native policy file: names, JSON Schema shapes, descriptions.
+
+One table for the published JSON Schema and for the reader's tests, so that the
+two cannot drift. Data only; reads no document.
+"""
+
+from __future__ import annotations
+
+from meshclient.config.native_route_fields import ROUTE_SECTIONS, TRAFFIC
+from meshclient.config.native_shapes import (
+    COUNT,
+    DURATION,
+    FLAG,
+    LB_POLICIES,
+    NAME,
+    OUTLIER_FLAG,
+    PERCENT,
+    PORT,
+    TEXT,
+    TEXT_MAP,
+    TEXTS,
+    Section,
+    choice,
+    either,
+    mapping_of,
+    one_or_many,
+    ref,
+)
+
+_CLUSTER_POLICY: Section = {
+    "load_balancing": (
+        either(choice(*LB_POLICIES), ref("load_balancing")),
+        "How an endpoint is chosen. Default least_request.",
+    ),
+    "limits": (ref("limits"), "Most connections and requests at a time."),
+    "connection": (ref("connection"), "Life of connections."),
+    "circuit_breaker": (ref("circuit_breaker"), "Consecutive-failure breaker. Not yet honoured."),
+    "outlier_detection": (ref("outlier_detection"), "Passive health. Not yet honoured."),
+    "tls": (ref("tls"), "How connections are secured. Not yet honoured: calls are refused."),
+}
+
+SECTIONS: dict[str, Section] = {
+    "file": {
+        "version": ({"const": 1}, "Version of this file format: 1."),
+        "node": (ref("node"), "Who is calling."),
+        "outbound": (
+            choice("allow_any", "registry_only"),
+            "What happens to hosts that no policy knows. Default allow_any.",
+        ),
+        "services": (
+            {"type": "object", "additionalProperties": ref("service")},
+            "Services by the host name that the application dials.",
+        ),
+    },
+    "node": {
+        "namespace": (NAME, "Namespace of the caller. Default: default."),
+        "locality": (either(TEXT, ref("locality")), "Where the caller runs."),
+        "labels": (TEXT_MAP, "Labels of the caller."),
+        "domain": (NAME, "DNS domain of the cluster. Default cluster.local."),
+    },
+    "locality": {
+        "region": (TEXT, "Region."),
+        "zone": (TEXT, "Zone in the region."),
+        "sub_zone": (TEXT, "Part of the zone, such as a rack."),
+    },
+    "service": {
+        "hosts": (TEXTS, "Further host names; *.example.com and * are wildcards."),
+        "port": (PORT, "Only calls to this port. Default: any port."),
+        "protocol": (choice("http1", "h2"), "Protocol of the endpoints. Default http1."),
+        "endpoints": (
+            {"type": "array", "items": either(NAME, ref("endpoint"))},
+            "Fixed addresses: host:port, [v6]:port or unix:///path.",
+        ),
+        "dns": (
+            either(NAME, {"type": "array", "items": either(NAME, ref("endpoint"))}, ref("dns")),
+            "Names with port; every address they resolve to is an endpoint.",
+        ),
+        "srv": (NAME, "A DNS SRV name; ports, weights and priorities come from it."),
+        "kubernetes": (ref("kubernetes"), "A Kubernetes service. Not yet honoured."),
+        "consul": (ref("consul"), "A Consul service. Not yet honoured."),
+        "eureka": (either(NAME, ref("eureka")), "An Eureka application. Not yet honoured."),
+        "nacos": (ref("nacos"), "A Nacos service. Not yet honoured."),
+        **_CLUSTER_POLICY,
+        **TRAFFIC,
+        "retries": (ref("retries"), "When a failed try is repeated."),
+        "subsets": (
+            mapping_of(ref("subset")),
+            "Named parts of the endpoints, chosen by their labels.",
+        ),
+        "routes": (
+            {"type": "array", "items": ref("route")},
+            "Tried in order; when none matches, all endpoints of the service.",
+        ),
+    },
+    "endpoint": {
+        "address": (NAME, "host:port, [v6]:port or unix:///path."),
+        "labels": (TEXT_MAP, "Labels that subsets choose by."),
+        "weight": (COUNT, "Share of the calls. Default 1."),
+        "locality": (either(TEXT, ref("locality")), "Where the endpoint runs."),
+        "priority": (
+            {"type": "integer", "minimum": 0, "maximum": 127},
+            "Failover level, 0 first.",
+        ),
+        "hostname": (TEXT, "Host name of this endpoint, for rewrite.host: {endpoint: true}."),
+    },
+    "dns": {
+        "names": (one_or_many(either(NAME, ref("endpoint"))), "Names with port."),
+        "mode": (
+            choice("strict", "logical"),
+            "strict: every address is an endpoint; logical: one endpoint. Default strict.",
+        ),
+    },
+    "kubernetes": {
+        "service": (NAME, "Name of the service."),
+        "namespace": (NAME, "Default: the caller's."),
+        "port": (either(PORT, NAME), "Number or name of the service port."),
+    },
+    "consul": {
+        "service": (NAME, "Name of the service."),
+        "tags": (TEXTS, "Only instances with all of these tags."),
+        "datacenter": (NAME, "Default: the agent's."),
+    },
+    "eureka": {"app": (NAME, "Name of the application.")},
+    "nacos": {
+        "service": (NAME, "Name of the service."),
+        "group": (NAME, "Default DEFAULT_GROUP."),
+        "namespace": (NAME, "Default public."),
+    },
+    "subset": {
+        "labels": (TEXT_MAP, "Labels that an endpoint must carry, all of them."),
+        **_CLUSTER_POLICY,
+    },
+    "load_balancing": {
+        "policy": (choice(*LB_POLICIES), "Default least_request."),
+        "choice_count": (
+            {"type": "integer", "minimum": 2, "maximum": 100},
+            "least_request: endpoints compared per pick. Default 2.",
+        ),
+        "active_request_bias": (
+            {"type": "number", "minimum": 0, "maximum": 100},
+            "least_request with weights: how much requests in flight count. Default 1.",
+        ),
+        "minimum_ring_size": (COUNT, "ring_hash. Default 1024."),
+        "maximum_ring_size": (COUNT, "ring_hash. Default 8388608."),
+        "table_size": (COUNT, "maglev; a prime. Default 65537."),
+        "hash_on": (
+            one_or_many(ref("hash_on")),
+            "What calls of one endpoint have in common. Not yet honoured.",
+        ),
+        "slow_start": (ref("slow_start"), "Ramp up new endpoints. Not yet honoured."),
+    },
+    "slow_start": {
+        "window": (DURATION, "Length of the ramp."),
+        "minimum_percent": (PERCENT, "Share at its start. Default 10."),
+        "aggression": (
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            "Shape of the ramp; 1 is a line. Default 1.",
+        ),
+    },
+    "hash_on": {
+        "header": (NAME, "A request header."),
+        "cookie": (NAME, "A cookie; made when missing if ttl is given."),
+        "ttl": (DURATION, "Life of the cookie that is made; 0 for a session cookie."),
+        "path": (TEXT, "Path of the cookie that is made."),
+        "query": (NAME, "A query parameter."),
+        "source_ip": ({"const": True}, "The caller's address."),
+        "terminal": (FLAG, "Stop here when this gave a key. Default false."),
+    },
+    "limits": {
+        "max_connections": (COUNT, "Not yet honoured. Default: no limit."),
+        "max_pending_requests": (COUNT, "Not yet honoured. Default: no limit."),
+        "max_requests": (COUNT, "Not yet honoured. Default: no limit."),
+        "max_retries": (
+            {"type": "integer", "minimum": 0, "maximum": 4294967295},
+            "Retries in flight at a time. Default: no limit.",
+        ),
+    },
+    "connection": {
+        "connect_timeout": (DURATION, "Default 10s."),
+        "idle_timeout": (DURATION, "Close connections unused for so long; 0: never. Default 1h."),
+        "max_duration": (DURATION, "Most age of a connection; 0: any. Default any."),
+        "max_requests": (
+            {"type": "integer", "minimum": 0, "maximum": 4294967295},
+            "Requests per connection; 0: any number. Default 0.",
+        ),
+        "keepalive": (ref("keepalive"), "TCP keep-alive probes."),
+    },
+    "keepalive": {
+        "probes": (
+            {"type": "integer", "minimum": 1, "maximum": 127},
+            "Unanswered probes before the connection counts as dead.",
+        ),
+        "time": (DURATION, "Quiet time before the first probe; whole seconds."),
+        "interval": (DURATION, "Time between probes; whole seconds."),
+    },
+    "circuit_breaker": {
+        "consecutive_failures": (COUNT, "Default 5."),
+        "open_for": (DURATION, "Default 30s."),
+    },
+    "outlier_detection": {
+        "consecutive_5xx": (
+            {"type": "integer", "minimum": 0, "maximum": 4294967295},
+            "5xx in a row before an endpoint is ejected; 0: off. Default 5.",
+        ),
+        "consecutive_gateway_failure": (
+            {"type": "integer", "minimum": 0, "maximum": 4294967295},
+            "502, 503, 504 in a row; 0: off. Default off.",
+        ),
+        OUTLIER_FLAG: (FLAG, "Count connect failures apart from replies. Default false."),
+        "consecutive_local_origin_failure": (COUNT, "Connect failures in a row. Default 5."),
+        "interval": (DURATION, "Time between sweeps. Default 10s."),
+        "base_ejection_time": (DURATION, "Grows with each ejection. Default 30s."),
+        "max_ejection_time": (DURATION, "Default 300s."),
+        "max_ejection_percent": (
+            {"type": "integer", "minimum": 0, "maximum": 100},
+            "Most endpoints ejected at a time. Default 10.",
+        ),
+        "min_health_percent": (
+            {"type": "integer", "minimum": 0, "maximum": 100},
+            "Off while fewer endpoints are healthy. Default 0.",
+        ),
+    },
+    "tls": {
+        "mode": (choice("disable", "simple", "mutual"), "mutual: with a client certificate."),
+        "ca": (NAME, "File of CA certificates. Default: the system's."),
+        "certificate": (NAME, "File of the client certificate."),
+        "key": (NAME, "File of its key."),
+        "subject_alt_names": (TEXTS, "Names of which the server must carry one."),
+        "sni": (NAME, "Server name to ask for. Default: the host dialled."),
+        "insecure_skip_verify": (FLAG, "Accept any certificate. Default false."),
+        "crl": (NAME, "File of revoked certificates."),
+    },
+    **ROUTE_SECTIONS,
+}
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "file": ("version",),
+    "endpoint": ("address",),
+    "dns": ("names",),
+    "kubernetes": ("service",),
+    "consul": ("service",),
+    "eureka": ("app",),
+    "nacos": ("service",),
+    "subset": ("labels",),
+    "slow_start": ("window",),
+    "tls": ("mode",),
+    "reset_header": ("name",),
+    "fault_delay": ("fixed_delay",),
+    "mirror": ("to",),
+    "share": ("weight",),
+    "substitution": ("pattern", "value"),
+    "respond": ("status",),
+}

@@ -1,0 +1,131 @@
+"""What a native service says once for all its routes, and a route may say instead:
+timeouts, retries, fault, mirror, hedging, hash keys.
+
+Reader to :class:`Traffic`. Knows nothing of matches and destinations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from meshclient.config.durations import format_s
+from meshclient.config.native_names import Names
+from meshclient.config.native_policies import Notes, read_hash_on
+from meshclient.config.native_retries import DEFAULT_RETRIES, read_retries
+from meshclient.config.native_values import (
+    finish,
+    fraction_of,
+    limit_of,
+    one_or_many,
+    required,
+)
+from meshclient.config.reader import Reader
+from meshclient.model.retry import RetryBudget, RetryPolicy
+from meshclient.model.routes import Fault, HashPolicy, Mirror
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Terms of a call. ``notes`` are what of it nothing acts on yet."""
+
+    timeout_s: float | None = None
+    idle_timeout_s: float | None = None
+    retry: RetryPolicy | None = DEFAULT_RETRIES
+    fault: Fault | None = None
+    mirrors: tuple[Mirror, ...] = ()
+    hedge_delay_s: float | None = None
+    hash_policy: tuple[HashPolicy, ...] = ()
+    notes: Notes = field(default_factory=dict)
+
+
+def read_traffic(
+    r: Reader, base: Traffic, names: Names, service: str, *, section: str
+) -> tuple[Traffic, RetryBudget | None]:
+    """The terms of a service (``section`` retries) or route; what is not given stays."""
+    notes = dict(base.notes)
+    traffic = replace(
+        base,
+        timeout_s=limit_of(r, "timeout", base.timeout_s),
+        idle_timeout_s=limit_of(r, "idle_timeout", base.idle_timeout_s),
+        notes=notes,
+    )
+    budget: RetryBudget | None = None
+    if (child := r.field("retries")) is not None:
+        retry, budget = read_retries(child, section)
+        traffic = replace(traffic, retry=retry)
+        _check_timeouts(child, traffic)
+    if (child := r.field("fault")) is not None:
+        traffic = replace(traffic, fault=_fault(child))
+        _note(notes, "fault", child if traffic.fault else None, "fault injection")
+    if (child := r.field("mirror")) is not None:
+        found = (_mirror(item, names, service) for item in one_or_many(child))
+        mirrors = tuple(m for m in found if m is not None)
+        traffic = replace(traffic, mirrors=mirrors)
+        _note(notes, "mirror", child if mirrors else None, "mirror")
+    if (child := r.field("hedging")) is not None:
+        traffic = replace(traffic, hedge_delay_s=_hedging(child))
+        _note(notes, "hedging", child if traffic.hedge_delay_s else None, "hedging")
+    if section == "route_retries" and (child := r.field("hash_on")) is not None:
+        traffic = replace(traffic, hash_policy=read_hash_on(child))
+        _note(notes, "hash_on", child, "hash_on")
+    return traffic, budget
+
+
+def _note(notes: Notes, key: str, r: Reader | None, what: str) -> None:
+    notes.pop(key, None)
+    if r is not None:
+        notes[key] = r.not_honoured(what)
+
+
+def _check_timeouts(r: Reader, traffic: Traffic) -> None:
+    per_try = traffic.retry.per_try_timeout_s if traffic.retry is not None else None
+    if per_try is None or traffic.timeout_s is None or per_try < traffic.timeout_s:
+        return
+    r.warning(
+        f"per_try_timeout ({format_s(per_try)}) is not less than timeout "
+        f"({format_s(traffic.timeout_s)}): a slow try is never repeated",
+        suggestion="lower per_try_timeout or raise timeout",
+    )
+
+
+def _fault(r: Reader) -> Fault | None:
+    delay_reader, abort_reader = r.field("delay"), r.field("abort")
+    fault = Fault()
+    if delay_reader is not None:
+        fixed = required(delay_reader, "fixed_delay")
+        delay_s = fixed.go_duration() if fixed is not None else None
+        share = fraction_of(delay_reader, "percentage")
+        finish(delay_reader, "fault_delay")
+        fault = replace(fault, delay_s=delay_s, delay_fraction=share)
+    if abort_reader is not None:
+        fault = _abort(abort_reader, fault)
+    finish(r, "fault")
+    return None if delay_reader is None and abort_reader is None else fault
+
+
+def _abort(r: Reader, fault: Fault) -> Fault:
+    status, grpc_status = r.field("status"), r.field("grpc_status")
+    share = fraction_of(r, "percentage")
+    http = status.integer(200, 599) if status is not None else None
+    grpc = grpc_status.integer(0, 16) if grpc_status is not None else None
+    finish(r, "fault_abort")
+    if (status is None) == (grpc_status is None) and r.is_mapping:
+        r.error("give exactly one of status and grpc_status")
+    return replace(fault, abort_status=http, abort_grpc_status=grpc, abort_fraction=share)
+
+
+def _mirror(r: Reader, names: Names, service: str) -> Mirror | None:
+    to = required(r, "to")
+    share = fraction_of(r, "percentage")
+    finish(r, "mirror")
+    text = to.string() if to is not None else None
+    if to is None or text is None:
+        return None
+    cluster = names.cluster(text, service, to)
+    return None if cluster is None else Mirror(cluster, share)
+
+
+def _hedging(r: Reader) -> float | None:
+    delay = limit_of(r, "delay", None)
+    finish(r, "hedging")
+    return delay

@@ -1,0 +1,293 @@
+"""The asyncio engine: one pool per (event loop, target), opened and closed here.
+
+May be used from several event loops and told to retain or close from any
+thread; the connections of a loop are only ever touched on its own thread. No
+HTTP and no policy in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from meshclient.transport.asyncio_shell import AsyncConnection, NotWrittenError
+from meshclient.transport.dial import connect_limit, open_async
+from meshclient.transport.http1_request import encode_request
+from meshclient.transport.interface import (
+    MAX_IDLE_CONNECTIONS,
+    AsyncWireResponse,
+    PoolStats,
+    Target,
+    WireRequest,
+    closed_error,
+    timeout_error,
+)
+from meshclient.transport.loop_end import abandon, at_loop_end, inherit
+from meshclient.transport.pool import Pool
+
+if TYPE_CHECKING:
+    from meshclient.transport.fallback import HttpcoreAsyncEngine
+
+#: Pools without a connection are dropped when this many exist.
+_MAX_POOLS = 1024
+
+
+class LoopShard:
+    """The pools of one event loop. Everything but ``post`` runs on its thread."""
+
+    __slots__ = (
+        "_guard",
+        "_max_idle",
+        "_max_pools",
+        "_sweep_at",
+        "_sweeper",
+        "closed",
+        "loop",
+        "open",
+        "pools",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_idle: int) -> None:
+        self.loop = loop
+        self.closed = False
+        self.pools: dict[Target, Pool[AsyncConnection]] = {}
+        self.open: set[AsyncConnection] = set()
+        self._max_idle = max_idle
+        self._max_pools = _MAX_POOLS
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = math.inf
+        self._guard: AsyncGenerator[None, None] | None = None
+
+    async def guard(self) -> None:
+        """Have the connections closed with the loop, if it ends the way asyncio.run ends it."""
+        self._guard = await at_loop_end(self.close)
+
+    def new_pool(self, target: Target) -> Pool[AsyncConnection]:
+        """The pool of a target that has none."""
+        if len(self.pools) >= self._max_pools:
+            self.pools = {t: p for t, p in self.pools.items() if p.connections}
+            self._max_pools = max(_MAX_POOLS, 2 * len(self.pools))
+        pool = self.pools[target] = Pool(target, AsyncConnection.abort, self._max_idle)
+        return pool
+
+    async def connect(self, pool: Pool[AsyncConnection], request: WireRequest) -> AsyncConnection:
+        """A new connection, counted in the pool. Raises WireError."""
+        limit, kind = connect_limit(pool.target, request, time.monotonic())
+        connection = await open_async(
+            pool.target, lambda sock: AsyncConnection(self, pool, sock), limit, kind
+        )
+        if self.closed:
+            connection.abort()
+            raise closed_error(False)
+        pool.add(connection, time.monotonic())
+        self.open.add(connection)
+        return connection
+
+    def release(self, connection: AsyncConnection) -> None:
+        """A connection whose exchange is over and that may serve another."""
+        pool = connection.pool
+        now = time.monotonic()
+        if pool.release(connection, now):
+            due = now + pool.idle_timeout_s
+            if due < self._sweep_at:
+                self._sweep_by(due)
+
+    def _sweep_by(self, due: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep_at = due
+        self._sweeper = self.loop.call_later(max(0.01, due - time.monotonic()), self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what has been idle too long; goes on only while something is idle."""
+        self._sweeper, self._sweep_at = None, math.inf
+        now = time.monotonic()
+        due = math.inf
+        for pool in self.pools.values():
+            pool.expire(now)
+            due = min(due, pool.due())
+        if due != math.inf:
+            self._sweep_by(due)
+
+    def retain(self, targets: Collection[Target]) -> None:
+        """Drain the pools of all other targets."""
+        for target in [target for target in self.pools if target not in targets]:
+            self.pools.pop(target).drain()
+
+    def close(self) -> None:
+        """End every connection and refuse new ones; idempotent."""
+        self.closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper, self._sweep_at = None, math.inf
+        for connection in self.connections():
+            connection.cancel()
+
+    async def aclose(self) -> None:
+        """``close``, and wait until the transports have let go of their sockets."""
+        self.close()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            await guard.aclose()
+
+    def connections(self) -> list[AsyncConnection]:
+        """Every open connection, those of drained pools included."""
+        return list(self.open)
+
+    def post(self, callback: Callable[..., object], *args: object) -> None:
+        """Run on the loop's thread; nothing happens when the loop is closed."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(callback, *args)
+
+
+class AsyncEngine:
+    """Sends requests on whatever asyncio loop runs. Thread-safe; close it when done.
+
+    ``max_idle`` idle connections are kept per target and loop (default 256).
+    A loop that ends through ``asyncio.run`` takes its connections with it.
+    Without a running asyncio loop (trio) ``fallback`` makes the engine that serves the call.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_idle: int = MAX_IDLE_CONNECTIONS,
+        fallback: Callable[[], HttpcoreAsyncEngine] | None = None,
+    ) -> None:
+        self._max_idle = max_idle
+        self._lock = threading.Lock()
+        self._shards: dict[asyncio.AbstractEventLoop, LoopShard] = {}
+        self._closed = False
+        self._make_fallback = fallback or _default_fallback
+        self._fallback: HttpcoreAsyncEngine | None = None
+
+    async def send(self, target: Target, request: WireRequest) -> AsyncWireResponse:
+        """One request to one target, without any retry that the server could notice.
+
+        Raises WireError (InvalidRequest before anything was sent), and what an
+        iterator that streams the body raises. Cancel it at any time.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return await self._other_engine().send(target, request)
+        encoded = encode_request(request)
+        shard = self._shards.get(loop)
+        if shard is None:
+            shard = await self._new_shard(loop)
+        now = time.monotonic()
+        if request.deadline is not None and request.deadline <= now:
+            raise timeout_error("deadline", False)
+        while True:
+            pool = shard.pools.get(target)
+            if pool is None:
+                pool = shard.new_pool(target)
+            connection = pool.acquire(now)
+            if connection is None:
+                connection = await shard.connect(pool, request)
+            try:
+                return await connection.exchange(request, encoded)
+            except NotWrittenError:
+                # Not a byte left this machine: the next connection is no retry. It
+                # ends, since a fresh connection does not raise this.
+                continue
+
+    async def _new_shard(self, loop: asyncio.AbstractEventLoop) -> LoopShard:
+        with self._lock:
+            if self._closed:
+                raise closed_error(False)
+            self._drop_dead()
+            shard = self._shards.setdefault(loop, LoopShard(loop, self._max_idle))
+        await shard.guard()
+        return shard
+
+    def _drop_dead(self) -> None:
+        """Forget loops that were closed without telling anybody."""
+        for loop in [loop for loop in self._shards if loop.is_closed()]:
+            for connection in self._shards.pop(loop).connections():
+                abandon(connection)
+
+    def _other_engine(self) -> HttpcoreAsyncEngine:
+        with self._lock:
+            if self._closed:
+                raise closed_error(False)
+            if self._fallback is None:
+                self._fallback = self._make_fallback()
+            return self._fallback
+
+    def retain(self, targets: Collection[Target]) -> None:
+        """Drain all other targets: idle connections close at once, busy ones after
+        their response. From any thread; takes effect on the loops' own threads."""
+        keep = frozenset(targets)
+        with self._lock:
+            shards = list(self._shards.values())
+            fallback = self._fallback
+        for shard in shards:
+            shard.post(shard.retain, keep)
+        if fallback is not None:
+            fallback.retain(keep)
+
+    def stats(self) -> dict[Target, PoolStats]:
+        """Counts per target over all loops; a moment's view, from any thread."""
+        total: dict[Target, PoolStats] = {}
+        with self._lock:
+            shards = list(self._shards.values())
+        for shard in shards:
+            for target, pool in list(shard.pools.items()):
+                total.setdefault(target, PoolStats()).add(pool.stats())
+        return total
+
+    def close(self) -> None:
+        """End idle connections and calls in flight (with WireError CANCELLED); idempotent.
+
+        From any thread; the loops do it as soon as they run. Connections of the
+        fallback engine need ``aclose``.
+        """
+        for shard in self._take_shards():
+            if shard.loop.is_closed():
+                for connection in shard.connections():
+                    abandon(connection)
+            elif shard.loop is asyncio._get_running_loop():
+                shard.close()
+            else:
+                shard.post(shard.close)
+
+    async def aclose(self) -> None:
+        """``close``, and wait for the sockets of the running loop to be gone."""
+        with self._lock:
+            fallback, self._fallback = self._fallback, None
+        try:
+            own = self._shards.get(asyncio.get_running_loop())
+        except RuntimeError:
+            own = None
+        self.close()
+        if own is not None:
+            await own.aclose()
+        if fallback is not None:
+            await fallback.aclose()
+
+    def _take_shards(self) -> list[LoopShard]:
+        with self._lock:
+            self._closed = True
+            shards = list(self._shards.values())
+            self._shards = {}
+        return shards
+
+    def after_fork_in_child(self) -> None:
+        """Forget every connection of the parent without a word to its peers."""
+        self._lock = threading.Lock()
+        shards, self._shards = list(self._shards.values()), {}
+        self._fallback = None
+        for shard in shards:
+            inherit(shard, shard.connections())
+
+
+def _default_fallback() -> HttpcoreAsyncEngine:
+    from meshclient.transport.fallback import HttpcoreAsyncEngine
+
+    return HttpcoreAsyncEngine()

@@ -1,0 +1,345 @@
+"""One HTTP/1.1 connection as an ``asyncio.Protocol``: exchange, timer, endings.
+
+The hot path of the library: one write, one future and one parse per request,
+and as a rule no timer (see ``set_limit``). Which connection serves which
+request is the engine's business; HTTP itself is :mod:`meshclient.transport.http1`.
+Everything runs on the thread of one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from meshclient.model.outcome import ResetReason
+from meshclient.transport.asyncio_response import HIGH_WATER, StreamingResponse
+from meshclient.transport.asyncio_upload import upload
+from meshclient.transport.http1 import ResponseParser
+from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest, whole_body
+from meshclient.transport.interface import (
+    AsyncWireResponse,
+    TimeoutKind,
+    WireError,
+    WireRequest,
+    closed_error,
+    timeout_error,
+)
+
+if TYPE_CHECKING:
+    from meshclient.transport.async_engine import LoopShard
+    from meshclient.transport.pool import Pool
+
+_EXTRA_INFO = {"client_addr": "sockname", "server_addr": "peername"}
+
+
+class NotWrittenError(Exception):
+    """A kept-alive connection broke before it took one byte of the request."""
+
+
+class AsyncConnection(asyncio.Protocol):
+    """States: idle (in the pool), busy (one exchange), closed (for good)."""
+
+    __slots__ = (
+        "_busy",
+        "_limit",
+        "_limit_kind",
+        "_parser",
+        "_request",
+        "_response",
+        "_reusable",
+        "_shard",
+        "_timer",
+        "_timer_at",
+        "_waiter",
+        "closed",
+        "drained",
+        "loop",
+        "pool",
+        "requests",
+        "retire_at",
+        "sock",
+        "transport",
+        "uploading",
+        "write_paused",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, shard: LoopShard, pool: Pool[AsyncConnection], sock: socket.socket) -> None:
+        self._shard = shard
+        self.loop = shard.loop
+        self.pool = pool
+        self.sock = sock
+        self.retire_at = math.inf
+        self.requests = 0
+        self.closed = False
+        self.uploading = False
+        self.write_paused = False
+        self.drained: asyncio.Future[None] | None = None
+        self._parser = ResponseParser()
+        self._busy = self._reusable = False
+        self._request: WireRequest | None = None
+        self._response: StreamingResponse | None = None
+        self._waiter: asyncio.Future[AsyncWireResponse] | None = None
+        self._limit = self._timer_at = math.inf
+        self._limit_kind: TimeoutKind = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    # One exchange
+
+    async def exchange(self, request: WireRequest, encoded: EncodedRequest) -> AsyncWireResponse:
+        """Send the request; returns once the response head is there.
+
+        Raises WireError, or NotWrittenError when a reused connection failed at
+        the first write. Whatever ends it early (cancellation included) closes
+        the connection.
+        """
+        self.requests += 1
+        self._busy = True
+        self._reusable = not encoded.close
+        self._request = request
+        self._parser.start(request.method == b"HEAD")
+        waiter: asyncio.Future[AsyncWireResponse] = self.loop.create_future()
+        self._waiter = waiter
+        body = request.body
+        try:
+            if body is None:
+                self.transport.write(encoded.head)
+            elif isinstance(body, bytes) and len(body) <= SMALL_BODY:
+                self.transport.write(encoded.head + whole_body(body, encoded.length))
+            else:
+                await upload(self, request, encoded, waiter)
+                return await waiter
+            if self.requests > 1 and self.transport.is_closing():
+                # The socket refused the write itself; nothing was buffered before it.
+                raise NotWrittenError
+            self.request_written(request)
+            return await waiter
+        except BaseException:
+            self._give_up(waiter)
+            raise
+
+    def request_written(self, request: WireRequest) -> None:
+        """From here the response has its time."""
+        response_s, read_s = request.response_timeout_s, request.read_timeout_s
+        limit = math.inf if request.deadline is None else request.deadline
+        kind: TimeoutKind = "deadline"
+        if response_s is not None or read_s is not None:
+            now = time.monotonic()
+            if response_s is not None and now + response_s < limit:
+                limit, kind = now + response_s, "response"
+            if read_s is not None and now + read_s < limit:
+                limit, kind = now + read_s, "read"
+        self.set_limit(limit, kind)
+        if self._parser.head_complete:
+            self._deliver_held()
+
+    def _give_up(self, waiter: asyncio.Future[AsyncWireResponse]) -> None:
+        """The caller will not see this response: free what it holds."""
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            response = waiter.result()  # it came in the very moment of the cancellation
+            if isinstance(response, StreamingResponse):
+                response.abort()
+        if self._waiter is waiter:
+            self.abort()
+
+    # Incoming
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if not self._busy:
+            # Nobody asked: a 408 before the close, or an attack. Never anybody's answer.
+            self.abort()
+            return
+        try:
+            parser.feed(data)
+        except WireError as error:
+            self._fail(error)
+            return
+        response = self._response
+        if response is not None:
+            response.push(parser.take())
+            if parser.complete:
+                response.complete()
+                self._end()
+        elif parser.head_complete:
+            self._head_arrived(parser)
+
+    def _head_arrived(self, parser: ResponseParser) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():  # cancelled, and its task has not run yet
+            self.abort()
+        elif self.uploading and not parser.complete and parser.status < 400:
+            # It answers while it reads, as an echo does: the upload goes on. Only
+            # a refusal or a whole answer makes it pointless (curl's rule, too).
+            if parser.untaken() > HIGH_WATER:
+                self.transport.pause_reading()
+        else:
+            self._deliver(parser, waiter)
+
+    def _deliver(self, parser: ResponseParser, waiter: asyncio.Future[AsyncWireResponse]) -> None:
+        content = parser.take()
+        if parser.complete:
+            waiter.set_result(
+                AsyncWireResponse(
+                    parser.status,
+                    parser.reason,
+                    parser.version,
+                    parser.headers,
+                    content,
+                    self.get_extra_info,
+                )
+            )
+            self._end()
+            return
+        request = self._request
+        if request is None:
+            raise RuntimeError("a response head without a request")
+        response = self._response = StreamingResponse(self, parser, request)
+        self.body_arrived(response)
+        response.push(content)
+        waiter.set_result(response)
+
+    def _deliver_held(self) -> None:
+        """The upload is over; the head that came meanwhile is due now."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            self.transport.resume_reading()
+            self._deliver(self._parser, waiter)
+
+    def _end(self) -> None:
+        """The exchange is over on the wire: back to the pool, or closed."""
+        self._busy = False
+        self._request = self._response = self._waiter = None
+        self._limit = math.inf
+        if self._reusable and self._parser.keep_alive and not self.uploading and not self.closed:
+            self._shard.release(self)
+        else:
+            self.abort()
+
+    # Outgoing
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._release_writer()
+
+    def _release_writer(self) -> None:
+        if self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+
+    # Endings
+
+    def eof_received(self) -> None:
+        parser = self._parser
+        if self._busy and parser.eof():
+            response, waiter = self._response, self._waiter
+            if response is not None:
+                response.complete()
+                self._end()
+            elif waiter is not None and not waiter.done():
+                self._deliver(parser, waiter)
+        self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._busy:
+            head = self._parser.head_complete
+            message = "the server closed the connection " + (
+                "inside the response" if head else "before the response"
+            )
+            error = WireError(
+                ResetReason.CONNECTION_TERMINATION,
+                True,
+                message,
+                reused=self.requests > 1 and not self._parser.started,
+            )
+            error.__cause__ = exc
+            self._fail(error)
+        self.abort()
+
+    def _fail(self, error: WireError) -> None:
+        """End the exchange with an error, and the connection with it."""
+        response, waiter = self._response, self._waiter
+        self.abort()
+        if response is not None:
+            response.fail(error)
+        elif waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def cancel(self) -> None:
+        """The engine closes: an exchange under way fails, an idle connection ends."""
+        if self._busy:
+            self._fail(closed_error(True))
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once, without waiting for buffers or TLS; idempotent."""
+        if self.closed:
+            return
+        self.forget()
+        self.transport.abort()
+
+    def forget(self) -> None:
+        """Everything ``abort`` does, but for the transport."""
+        self.closed = True
+        self._busy = False
+        self._request = self._response = self._waiter = None
+        self._limit = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._release_writer()
+        self.pool.discard(self)
+        self._shard.open.discard(self)
+
+    # Time
+
+    def set_limit(self, when: float, kind: TimeoutKind) -> None:
+        """When (monotonic) the wait of this moment has to be over; infinity: never.
+
+        One timer per connection, not per wait: it stays when the limit moves
+        away (and looks again when it fires), and is replaced only when the new
+        limit comes earlier. So most requests start no timer and cancel none.
+        """
+        self._limit = when
+        self._limit_kind = kind
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self.loop.call_later(max(0.0, when - time.monotonic()), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        limit = self._limit
+        if limit == math.inf or not self._busy:
+            return
+        if time.monotonic() < limit:
+            self.set_limit(limit, self._limit_kind)
+        else:
+            self._fail(timeout_error(self._limit_kind, True))
+
+    def await_body(self, response: StreamingResponse) -> None:
+        """A reader starts to wait for body bytes."""
+        if response.read_timeout_s is not None:
+            limit = time.monotonic() + response.read_timeout_s
+            if response.deadline is None or limit < response.deadline:
+                self.set_limit(limit, "read")
+
+    def body_arrived(self, response: StreamingResponse) -> None:
+        """Nobody waits: only the deadline counts."""
+        self.set_limit(math.inf if response.deadline is None else response.deadline, "deadline")
+
+    def get_extra_info(self, name: str) -> Any:
+        """See WireResponse.get_extra_info."""
+        return self.transport.get_extra_info(_EXTRA_INFO.get(name, name))

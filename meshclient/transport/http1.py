@@ -1,0 +1,234 @@
+"""HTTP/1.1 responses from bytes, sans I/O, on llhttp's strict mode (httptools).
+
+One :class:`ResponseParser` serves one connection, request after request, for
+both shells. No socket, no clock, no event loop; requests are written by
+:mod:`meshclient.transport.http1_request`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from httptools import HttpParserError, HttpResponseParser
+
+from meshclient.model.outcome import ResetReason
+from meshclient.transport.interface import Headers, WireError
+
+#: Size limit of a response head (and of trailers).
+#: Source: Envoy, source/common/http/http1/codec_impl.cc.
+MAX_HEAD_BYTES: Final = 80 * 1024
+#: Header lines in a response head. Envoy allows 100; servers that set many cookies exceed that.
+MAX_HEADERS: Final = 1000
+#: Informational (1xx) responses skipped before the final one.
+MAX_INTERIM: Final = 32
+
+_VERSIONS: Final = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+_NEWLINES: Final = frozenset(b"\r\n")
+_HEAD_END: Final = b"\r\n\r\n"
+_OWS: Final = b" \t"
+
+
+class _Surplus(Exception):
+    """Bytes after the response; raised to stop the parser, never seen outside."""
+
+
+class ResponseParser:
+    """Bytes in, one response out. Not thread-safe.
+
+    ``start()``, then ``feed()`` until ``complete``; ``eof()`` when the peer has
+    closed. After each feed: ``head_complete`` says that status, reason, version
+    and headers stand, ``take()`` gives the body bytes that came so far.
+    ``keep_alive`` is valid once ``complete``: False when the peer will close,
+    or when it sent more than the one response, which then is never read.
+    """
+
+    __slots__ = (
+        "_chunked",
+        "_chunks",
+        "_head_only",
+        "_interim",
+        "_parser",
+        "_refusal",
+        "_silent",
+        "_tail",
+        "complete",
+        "head_complete",
+        "headers",
+        "keep_alive",
+        "reason",
+        "started",
+        "status",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self.start(False)
+
+    def start(self, head_only: bool) -> None:
+        """Expect the response to one request; ``head_only``: it was a HEAD."""
+        self.status = 0
+        self.reason = b""
+        self.version = b""
+        self.headers: Headers = []
+        self.started = self.head_complete = self.complete = self.keep_alive = False
+        self._head_only = head_only
+        self._chunked = False
+        self._chunks: list[bytes] = []
+        self._interim = self._silent = 0
+        self._tail = self._refusal = b""
+
+    def feed(self, data: bytes) -> None:
+        """Parse what arrived. Raises WireError(PROTOCOL_ERROR) unless it is HTTP/1."""
+        if self._head_only:
+            self._feed_head_only(data)
+            return
+        had_head, interim, pieces = self.head_complete, self._interim, len(self._chunks)
+        self._execute(data)
+        if self.complete:
+            # llhttp swallows line ends between messages silently; any other
+            # surplus byte shows up as the begin of a second message.
+            if data[-1] in _NEWLINES and self.keep_alive:
+                heads = 0 if had_head else self._interim - interim + 1
+                self.keep_alive = self._ends_exactly(data, heads, pieces)
+        else:
+            self._account(data, len(self._chunks) > pieces)
+        if not had_head and self.head_complete and len(data) > MAX_HEAD_BYTES:
+            self._check_head_end(data.find(_HEAD_END))
+
+    def eof(self) -> bool:
+        """The peer closed. True if that is how this response properly ends."""
+        if self.complete:
+            return True
+        if not self.head_complete or self._chunked:
+            return False
+        if any(name.lower() == b"content-length" for name, _ in self.headers):
+            return False
+        self.complete = True
+        return True
+
+    def take(self) -> bytes:
+        """The body bytes parsed since the last call."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        self._chunks = []
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def untaken(self) -> int:
+        """How many body bytes ``take`` would give."""
+        return sum(map(len, self._chunks))
+
+    def _execute(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            context = error.__context__
+            if context is not None and not isinstance(context, Exception):
+                raise context from None  # KeyboardInterrupt inside a callback
+            self._parser = HttpResponseParser(self)
+            if not self.complete:
+                raise _protocol_error(str(error)) from error
+            self.keep_alive = False
+        if self._refusal:
+            raise _protocol_error(self._refusal.decode())
+
+    def _account(self, data: bytes, progress: bool) -> None:
+        """Bound what may arrive without giving body bytes: heads and trailers."""
+        self._tail = (self._tail + data)[-4:]
+        self._silent = 0 if progress else self._silent + len(data)
+        if self._silent > MAX_HEAD_BYTES:
+            raise _protocol_error(f"response head over {MAX_HEAD_BYTES} bytes")
+
+    def _check_head_end(self, position: int) -> None:
+        if position > MAX_HEAD_BYTES:
+            raise _protocol_error(f"response head over {MAX_HEAD_BYTES} bytes")
+
+    def _ends_exactly(self, data: bytes, heads: int, pieces: int) -> bool:
+        """No line end follows the message in ``data``, where ``heads`` heads end."""
+        if self._chunked:
+            text = self._tail + data
+            return text.endswith(_HEAD_END) and not text.endswith(b"\n" + _HEAD_END)
+        text = self._tail[-3:] + data
+        end = 0 if heads else len(text) - len(data)
+        for _ in range(heads):
+            end = text.find(_HEAD_END, end) + 4
+        return len(text) - end == sum(map(len, self._chunks[pieces:]))
+
+    def _feed_head_only(self, data: bytes) -> None:
+        """llhttp cannot know that this response has no body, so it never sees past the head."""
+        while data and not self.complete:
+            at = (self._tail[-3:] + data).find(_HEAD_END)
+            end = len(data) if at < 0 else at + 4 - len(self._tail[-3:])
+            part, data = data[:end], data[end:]
+            self._execute(part)
+            self._account(part, False)
+            if self.head_complete:
+                self._check_head_end(self._silent)
+                self._parser = HttpResponseParser(self)
+                self.complete = True
+                self.keep_alive = not data and self._persistent()
+
+    def _persistent(self) -> bool:
+        """RFC 9112 section 9.3, without the framing that HEAD does not have."""
+        values = [v.lower() for n, v in self.headers if n.lower() == b"connection"]
+        options = {option.strip() for value in values for option in value.split(b",")}
+        if b"close" in options or self.status == 101:
+            return False
+        return self.version == b"HTTP/1.1" or b"keep-alive" in options
+
+    # Callbacks of httptools; an exception in here stops the parser.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise _Surplus
+        self.started = True
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head_complete:
+            return  # a trailer: RFC 9110 section 6.5.1 lets a client drop it
+        if len(name) == 17 and name.lower() == b"transfer-encoding":
+            self._check_coding(value.strip(_OWS).lower())
+        self.headers.append((name, value.rstrip(_OWS)))
+
+    def _check_coding(self, coding: bytes) -> None:
+        # Anything but "chunked" would reach the caller still encoded; and two
+        # parties that read such a list differently are how smuggling starts.
+        if coding == b"chunked" and not self._chunked:
+            self._chunked = True
+        elif coding != b"identity":
+            self._refusal = b"unsupported transfer-encoding"
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        version = _VERSIONS.get(self._parser.get_http_version())
+        if version is None or status < 100 or len(self.headers) > MAX_HEADERS:
+            self._refusal = b"not an HTTP/1 response head, or too many headers"
+            return
+        if status < 200 and status != 101:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                self._refusal = b"too many informational responses"
+            return
+        self.status = status
+        self.version = version
+        self.head_complete = True
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        if not self.head_complete:
+            self.headers = []
+            self.reason = b""
+            self._chunked = False
+            return
+        self.complete = True
+        self.keep_alive = self.status != 101 and self._parser.should_keep_alive()
+
+
+def _protocol_error(message: str) -> WireError:
+    return WireError(ResetReason.PROTOCOL_ERROR, True, f"invalid response: {message}")

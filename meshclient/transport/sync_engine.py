@@ -1,0 +1,181 @@
+"""The synchronous engine: one pool per target, shared by threads, opened and closed here.
+
+No HTTP and no policy in here; no thread of its own either: expiry happens on
+the way, when somebody sends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+
+from meshclient.transport.dial import connect_limit, open_sync
+from meshclient.transport.http1_request import encode_request
+from meshclient.transport.interface import (
+    MAX_IDLE_CONNECTIONS,
+    PoolStats,
+    SyncWireResponse,
+    Target,
+    WireRequest,
+    closed_error,
+    timeout_error,
+)
+from meshclient.transport.pool import Pool
+from meshclient.transport.socket_shell import NotWrittenError, SyncConnection
+
+#: Pools without a connection are dropped when this many exist.
+_MAX_POOLS = 1024
+#: Least seconds between two looks at the idle connections of all targets.
+_SWEEP_S = 1.0
+
+
+class LockedPool(Pool[SyncConnection]):
+    """A pool and the lock that every use of it needs."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, target: Target, max_idle: int) -> None:
+        super().__init__(target, SyncConnection.close, max_idle)
+        # Re-entrant: closing a connection under the lock discards it from the pool.
+        self.lock = threading.RLock()
+
+    def discard(self, connection: SyncConnection) -> None:
+        with self.lock:
+            super().discard(connection)
+
+
+class SyncEngine:
+    """Sends requests over blocking sockets. Thread-safe; close it when done.
+
+    ``max_idle`` idle connections are kept per target (default 256).
+    """
+
+    def __init__(self, *, max_idle: int = MAX_IDLE_CONNECTIONS) -> None:
+        self._max_idle = max_idle
+        self._max_pools = _MAX_POOLS
+        self._lock = threading.Lock()
+        self._pools: dict[Target, LockedPool] = {}
+        self._drained: list[LockedPool] = []
+        self._closed = False
+        self._sweep_at = 0.0
+
+    def send(self, target: Target, request: WireRequest) -> SyncWireResponse:
+        """One request to one target, without any retry that the server could notice.
+
+        Raises WireError (InvalidRequest before anything was sent), and what an
+        iterator that streams the body raises.
+        """
+        encoded = encode_request(request)
+        now = time.monotonic()
+        if request.deadline is not None and request.deadline <= now:
+            raise timeout_error("deadline", False)
+        if now >= self._sweep_at:
+            self._sweep(now)
+        while True:
+            pool = self._pools.get(target)
+            if pool is None:
+                pool = self._new_pool(target)
+            connection = self._idle(pool, now)
+            if connection is None:
+                connection = self._connect(pool, request)
+            try:
+                return connection.exchange(request, encoded)
+            except NotWrittenError:
+                # Not a byte left this machine: the next connection is no retry. It
+                # ends, since a fresh connection does not raise this.
+                continue
+
+    def _idle(self, pool: LockedPool, now: float) -> SyncConnection | None:
+        """An idle connection on which nothing has happened since its last response."""
+        while True:
+            with pool.lock:
+                connection = pool.acquire(now)
+            if connection is None or not connection.readiness.readable():
+                return connection
+            connection.close()  # the server closed it, or sent what nobody asked for
+
+    def _connect(self, pool: LockedPool, request: WireRequest) -> SyncConnection:
+        limit, kind = connect_limit(pool.target, request, time.monotonic())
+        sock = open_sync(pool.target, limit, kind)
+        connection = SyncConnection(sock, pool, self._release)
+        with pool.lock:
+            # close() takes the same lock after it set the flag: one of us sees the other.
+            if not self._closed:
+                pool.add(connection, time.monotonic())
+                return connection
+        connection.close()
+        raise closed_error(False)
+
+    def _release(self, connection: SyncConnection) -> None:
+        pool: LockedPool = connection.pool  # type: ignore[assignment]
+        with pool.lock:
+            pool.release(connection, time.monotonic())
+
+    def _new_pool(self, target: Target) -> LockedPool:
+        with self._lock:
+            if self._closed:
+                raise closed_error(False)
+            if len(self._pools) >= self._max_pools:
+                self._pools = {t: p for t, p in self._pools.items() if p.connections}
+                self._max_pools = max(_MAX_POOLS, 2 * len(self._pools))
+            pool = self._pools.get(target)
+            if pool is None:
+                pool = self._pools[target] = LockedPool(target, self._max_idle)
+            return pool
+
+    def _sweep(self, now: float) -> None:
+        """Close what has been idle too long, on every target."""
+        self._sweep_at = now + _SWEEP_S
+        with self._lock:
+            pools = list(self._pools.values())
+            self._drained = [pool for pool in self._drained if pool.connections]
+        for pool in pools:
+            with pool.lock:
+                pool.expire(now)
+
+    def retain(self, targets: Collection[Target]) -> None:
+        """Drain all other targets: idle connections close at once, busy ones after
+        their response. From any thread."""
+        with self._lock:
+            leaving = [self._pools.pop(t) for t in list(self._pools) if t not in targets]
+            self._drained = [p for p in (*self._drained, *leaving) if p.connections]
+        for pool in leaving:
+            with pool.lock:
+                pool.drain()
+
+    def stats(self) -> dict[Target, PoolStats]:
+        """Counts per target; a moment's view, from any thread."""
+        with self._lock:
+            pools = dict(self._pools)
+        return {target: pool.stats() for target, pool in pools.items()}
+
+    def close(self) -> None:
+        """End idle connections, and calls in flight with WireError CANCELLED; idempotent."""
+        with self._lock:
+            self._closed = True
+            pools = [*self._pools.values(), *self._drained]
+            self._pools, self._drained = {}, []
+        for pool in pools:
+            with pool.lock:
+                pool.drain()
+                for connection in pool.connections:
+                    connection.cancel()
+
+    def after_fork_in_child(self) -> None:
+        """Forget every connection of the parent without a word to its peers.
+
+        Only file descriptors are closed; no lock of the parent is waited for,
+        since the thread that held it does not exist here.
+        """
+        pools = [*self._pools.values(), *self._drained]
+        self._lock = threading.Lock()
+        self._pools, self._drained = {}, []
+        self._sweep_at = 0.0
+        for pool in pools:
+            pool.lock = threading.RLock()
+            for connection in list(pool.connections):
+                connection.closed = True
+                with suppress(OSError):
+                    connection.sock.close()

@@ -1,0 +1,1 @@
+"""Differential tests: the same requests through the real Envoy and through meshclient."""

@@ -1,0 +1,10 @@
+"""Retry conditions, counts and control headers: the same attempts as the real Envoy."""
+
+from __future__ import annotations
+
+from . import generate_retries
+from .conftest import Check
+
+
+def test_attempts_are_repeated_as_envoy_repeats_them(check: Check) -> None:
+    assert check(generate_retries.build) >= 300

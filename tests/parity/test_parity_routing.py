@@ -1,0 +1,10 @@
+"""Virtual hosts and route matchers: the same choice as the real Envoy."""
+
+from __future__ import annotations
+
+from . import generate_matches
+from .conftest import Check
+
+
+def test_hosts_and_matchers_choose_as_envoy_does(check: Check) -> None:
+    assert check(generate_matches.build) >= 350

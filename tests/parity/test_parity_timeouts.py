@@ -1,0 +1,10 @@
+"""Route and per-try timeouts, asked-for waits: the same outcome within the same window."""
+
+from __future__ import annotations
+
+from . import generate_timeouts
+from .conftest import Check
+
+
+def test_time_limits_end_calls_as_in_envoy(check: Check) -> None:
+    assert check(generate_timeouts.build, in_parallel=True) >= 30
