@@ -24,17 +24,20 @@ from typing import TYPE_CHECKING
 
 from meshclient import errors
 from meshclient.model.headers import RawHeaders
-from meshclient.model.outcome import CONNECT_FAILURES, Outcome, ResetReason
+from meshclient.model.outcome import CONNECT_FAILURES, Outcome, OutcomeKind, ResetReason
 from meshclient.model.report import CallReport
 from meshclient.model.request import LocalReply, RequestHead
-from meshclient.model.retry import RETRY_ON_GRPC, RetryPolicy
+from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import ForwardAction, WeightedCluster
 from meshclient.resilience import (
-    Overrides,
     RetryState,
     RetryStrategy,
+    classify,
+    ends_in_time,
     expected_timeout_ms,
+    may_retry,
     merge_policy,
+    merge_timeouts,
     read_overrides,
 )
 
@@ -54,7 +57,8 @@ class Attempt:
 
     ``response_timeout_s`` runs from the moment the request is written,
     connecting not included (Envoy's per-try timeout); ``deadline`` is an
-    absolute bound on everything, the response body included.
+    absolute bound on everything, the response body included. ``kind`` is the
+    classification that every other policy reads; None while the try is open.
     """
 
     __slots__ = (
@@ -64,6 +68,7 @@ class Attempt:
         "deadline",
         "duration_s",
         "headers",
+        "kind",
         "number",
         "outcome",
         "response_timeout_s",
@@ -88,6 +93,7 @@ class Attempt:
         self.duration_s = 0.0
         self.status = 0
         self.outcome = "open"
+        self.kind: OutcomeKind | None = None
         self.headers: RawHeaders = call.head.headers.raw
         self.response_timeout_s: float | None = None
         self.deadline: float | None = None
@@ -148,7 +154,6 @@ class Call:
         "head",
         "host",
         "notes",
-        "overrides",
         "per_try_s",
         "plane",
         "policy",
@@ -185,7 +190,6 @@ class Call:
         self.cluster: ClusterState | None = None
         self.weighted: WeightedCluster | None = None
         self.policy: RetryPolicy | None = None
-        self.overrides: Overrides | None = None
         self.strategy: RetryStrategy | None = None
         self.timeout_s: float | None = None
         self.per_try_s: float | None = None
@@ -242,35 +246,29 @@ class Call:
         if cluster.refusal:
             self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
             return
-        self.timeout_s = action.timeout_s
-        self.policy = policy = action.retry
-        if policy is not None:
-            self.per_try_s = policy.per_try_timeout_s
-        # Envoy's order: timeouts are read before the header edits (an added
-        # timeout header is too late), retry headers after them (an added one counts).
-        before = read_overrides(head.headers)
-        if before is not None:
-            self._apply_timeouts(before)
-        if route.has_request_edits:
-            route.edit_request(head, weighted)
-            if head.authority != self.host:
-                head.headers.set("Host", head.authority)
-            after = read_overrides(head.headers)
-        else:
-            after = before
-        if after is not None:
-            self.overrides = after
-            self.policy = merge_policy(policy, after)
-            after.strip(head.headers)
-        timeout_s = self.timeout_s
-        if timeout_s is not None and self.per_try_s is not None and self.per_try_s >= timeout_s:
-            self.per_try_s = None
+        self.policy = action.retry
+        self._read_headers(route, action)
 
-    def _apply_timeouts(self, overrides: Overrides) -> None:
-        if overrides.timeout_s is not None:
-            self.timeout_s = overrides.timeout_s or None
-        if overrides.per_try_timeout_s is not None:
-            self.per_try_s = overrides.per_try_timeout_s or None
+    def _read_headers(self, route: CompiledRoute, action: ForwardAction) -> None:
+        """The caller's control headers and the route's header edits, in Envoy's order.
+
+        Timeouts are read before the edits (an added timeout header is too late
+        and goes upstream), retry headers after them (an added one counts).
+        """
+        headers = self.head.headers
+        overrides = read_overrides(headers)
+        per_try_s = action.retry.per_try_timeout_s if action.retry is not None else None
+        self.timeout_s, self.per_try_s = merge_timeouts(action.timeout_s, per_try_s, overrides)
+        if overrides is not None:
+            overrides.strip_timeouts(headers)
+        if route.has_request_edits:
+            route.edit_request(self.head, self.weighted)
+            if self.head.authority != self.host:
+                headers.set("Host", self.head.authority)
+            overrides = read_overrides(headers)
+        if overrides is not None:
+            self.policy = merge_policy(action.retry, overrides)
+            overrides.strip(headers)
 
     def _pass_through(self) -> None:
         """A host that no policy knows: untouched, or refused."""
@@ -387,7 +385,8 @@ class Call:
         attempt.duration_s = now - attempt.started
         status = attempt.status = outcome.status
         policy = self.policy
-        if status and (policy is None or (status < 400 and _ignores_success(policy))):
+        if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
+            attempt.kind = classify(outcome, False)
             attempt.outcome = "success" if status < 500 else "failed"
             if self._retry_held:
                 self.release_retry()
@@ -395,6 +394,7 @@ class Call:
         delay_s = None
         if policy is not None and not self._over(outcome, now):
             delay_s = self._retry_delay(policy, outcome, now)
+        attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
             self._finish(attempt, outcome, now)
             return None
@@ -431,14 +431,15 @@ class Call:
 
     def _within_deadline(self, delay_s: float, now: float) -> float | None:
         """A back-off that outlasts the time left ends as it would have ended, only sooner."""
-        if self.timeout_s is not None and now + delay_s >= self._started + self.timeout_s:
+        deadline = None if self.timeout_s is None else self._started + self.timeout_s
+        if not ends_in_time(now, delay_s, deadline):
             self._fail(
                 errors.RouteTimeout,
                 f"the back-off of {delay_s * 1000:.0f} ms outlasts the route's timeout of "
                 f"{self.timeout_s:g} s",
             )
             return None
-        if self.give_up_at is not None and now + delay_s >= self.give_up_at:
+        if not ends_in_time(now, delay_s, self.give_up_at):
             self._fail(
                 errors.DeadlineExceeded,
                 f"the back-off of {delay_s * 1000:.0f} ms outlasts the caller's time limit",
@@ -571,13 +572,3 @@ def _replace(attempt: Attempt, name: bytes, value: bytes) -> None:
     """Set one header on this try only; the call's own list stays as it is."""
     attempt.headers = [pair for pair in attempt.headers if pair[0].lower() != name]
     attempt.headers.append((name, value))
-
-
-def _ignores_success(policy: RetryPolicy) -> bool:
-    """True when no condition of the policy can hold for a status below 400."""
-    return (
-        not policy.status_codes
-        and not policy.headers
-        and policy.retry_on.isdisjoint(RETRY_ON_GRPC)
-        and "envoy-ratelimited" not in policy.retry_on
-    )

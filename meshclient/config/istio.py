@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from meshclient.config.diagnostics import Diagnostics
 from meshclient.config.documents import Document
 from meshclient.config.istio_candidates import candidates
 from meshclient.config.istio_checks import (
@@ -28,7 +29,6 @@ from meshclient.config.istio_service_entry import read_service_entry
 from meshclient.config.istio_virtual_service import VirtualService, read_virtual_service
 from meshclient.config.istio_workload_entry import read_workload_document
 from meshclient.config.kubernetes import kubernetes_services, read_objects
-from meshclient.config.reader import Diagnostics
 from meshclient.model.cluster import Cluster
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.snapshot import Node

@@ -104,14 +104,15 @@ def _follow_aliases(services: dict[str, RegistryService]) -> dict[str, str]:
     One that leads out of the mesh stays a service of its own, resolved by DNS.
     """
     aliases: dict[str, str] = {}
-    for host, service in list(services.items()):
+    written = dict(services)
+    for host, service in written.items():
         if not service.alias_of:
             continue
-        target = _last_of_chain(host, services)
+        target = _last_of_chain(host, written)
         if target is None:
             service.reader.warning("externalName leads back to itself", code="alias-loop")
             del services[host]
-        elif target in services:
+        elif target in written:
             aliases[host] = target
         else:
             service.upstreams = _resolve(service, target)

@@ -25,7 +25,7 @@ _CHUNK = 1024 * 1024
 # systems count in steps of two seconds), so its stat is not trusted yet. git: "racily clean".
 _RACY_NS = 2_000_000_000
 
-_Stat = tuple[int, int, int, int, int, int]
+_Stat = tuple[int, int, int, int]
 
 
 class _Entry:
@@ -85,8 +85,9 @@ class Fingerprint:
 
     def moved_on(self) -> bool:
         """Whether somebody wrote since the last scan, as far as time stamps tell."""
-        if any(_stat(path) != entry.stat for path, entry in self._entries.items()):
-            return True
+        for path, entry in self._entries.items():
+            if _stat(path) != entry.stat:
+                return True
         return any(_stat(path) != status for path, status in self._folders.items())
 
     def watch_points(self) -> dict[str, set[str] | None]:
@@ -187,7 +188,7 @@ def _stat(path: str) -> _Stat | None:
     except (OSError, ValueError):
         return None
     # The change time cannot be set back by a program, the modification time can.
-    return (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino, s.st_dev, s.st_mode)
+    return (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
 
 
 def _contents(entries: dict[str, _Entry]) -> dict[str, bytes]:

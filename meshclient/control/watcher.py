@@ -42,7 +42,7 @@ class WatchSettings:
     bound_s: float = 0.1
     safety_poll_s: float = 2.0
     poll_s: float = 0.2
-    poll_share: float = 0.0015
+    poll_share: float = 0.001
 
 
 DEFAULT_SETTINGS = WatchSettings()

@@ -35,7 +35,7 @@ def compile_time_format(text: str) -> Callable[[float], str]:
         position = match.end()
 
     def write(time_s: float) -> str:
-        nanoseconds = round(time_s * 1e9)
+        nanoseconds = round(time_s * 1e6) * 1000  # a float of today's date holds no more
         return _DIRECTIVE.sub(lambda match: _directive(match, nanoseconds), text)
 
     return write

@@ -191,6 +191,10 @@ def _common_prefix(compiled: Any) -> str:
         if a != b:
             break
         size += 1
+    # The upper bound of /v1/.* is /v10, the text after all that start with /v1/; unless that
+    # text itself matches, one more byte is certain.
+    if size < len(low) and high == low[:size] + bytes((low[size] + 1,)):
+        size += compiled.fullmatch(high) is None
     prefix: bytes = low[:size]
     return prefix.decode("latin-1")
 

@@ -31,6 +31,11 @@ CONTROL_HEADERS = frozenset(
         "x-envoy-hedge-on-per-try-timeout",
     }
 )
+#: Those that Envoy reads (and removes) before it edits the headers of a request;
+#: the others it reads after, so that an added one counts.
+_TIMEOUT_HEADERS = frozenset(
+    {"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms"}
+)
 _PREFIX = b"x-envoy-"
 _SHORTEST = min(map(len, CONTROL_HEADERS))
 _RAW = frozenset(name.encode("latin-1") for name in CONTROL_HEADERS)
@@ -66,9 +71,17 @@ class Overrides:
         self.timeout_s = _seconds(headers, "x-envoy-upstream-rq-timeout-ms")
         self.per_try_timeout_s = _seconds(headers, "x-envoy-upstream-rq-per-try-timeout-ms")
 
+    def strip_timeouts(self, headers: HeaderMap) -> None:
+        """Take the timeout headers off the request, before its header edits.
+
+        One that an edit adds comes too late: it has no effect and goes upstream.
+        """
+        for name in _TIMEOUT_HEADERS.intersection(headers.index()):
+            headers.remove(name)
+
     def strip(self, headers: HeaderMap) -> None:
-        """Take every control header off the request."""
-        for name in CONTROL_HEADERS.intersection(headers.index()):
+        """Take every other control header off the request, after its header edits."""
+        for name in (CONTROL_HEADERS - _TIMEOUT_HEADERS).intersection(headers.index()):
             headers.remove(name)
 
     def __repr__(self) -> str:
@@ -80,7 +93,7 @@ class Overrides:
 
 
 def read_overrides(headers: HeaderMap) -> Overrides | None:
-    """The request's control headers, or None if it has none (about 0.2 us).
+    """The request's control headers, or None if it has none.
 
     The raw list is scanned, so a request without them gets no index built.
     """

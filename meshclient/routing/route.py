@@ -138,13 +138,17 @@ class CompiledRoute:
         """Header edits of all scopes, host rewrite, path rewrite, in place."""
         request, _ = self._edits_of(weighted)
         context = None
-        # The weighted cluster comes first even where the most specific scope wins (Envoy 1.40).
-        for scope in (request, *self._request_scopes) if request else self._request_scopes:
+        # The weighted cluster comes first even where the most specific scope wins, and its
+        # host rewrite before the other scopes, which see the new host (Envoy 1.40).
+        if request:
+            context = self._context(head, weighted)
+            request.apply(head.headers, context)
+        if weighted is not None and weighted.host_rewrite:
+            head.authority = weighted.host_rewrite  # no x-envoy-original-host, unlike the route's
+        for scope in self._request_scopes:
             if context is None and not scope.is_constant:
                 context = self._context(head, weighted)
             scope.apply(head.headers, context)
-        if weighted is not None and weighted.host_rewrite:
-            head.authority = weighted.host_rewrite  # no x-envoy-original-host, unlike the route's
         if self._host_read is not None:
             host = self._host_read(head)
             if host:

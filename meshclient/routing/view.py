@@ -20,7 +20,8 @@ class RequestView:
 
     def __init__(self, head: RequestHead, random64: int) -> None:
         self.head = head
-        self.path = path_only(head.path)
+        path = head.path
+        self.path = path_only(path) if "?" in path or "#" in path else path
         self.random64 = random64
         self._lower_path: str | None = None
         self._query: dict[str, str] | None = None

@@ -224,7 +224,7 @@ class _AsyncResponse(AsyncWireResponse):
         self._engine, self._entry, self._request, self._response = engine, entry, request, response
         self._closed = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:  # type: ignore[override]
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             stream = self._response.stream.__aiter__()
             while True:

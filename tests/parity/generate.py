@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 UPSTREAMS = ("u0", "u1", "u2", "u3")
 
+#: Text beyond ASCII as the model holds it: one character per byte of its UTF-8.
+ACCENT = "café".encode().decode("latin-1")
 #: Paths without a query, that every part of the generator draws from.
 PATHS = (
     "/", "/api", "/api/", "/api/v1", "/api/v1/users", "/apix", "/API/v1", "/a/b/c", "/a//b",
@@ -130,8 +132,13 @@ def path_match(draw: Draw) -> tuple[PathMatch | None, str]:
     return PathMatch("prefix", prefix, ignore_case), _recase(draw, path, ignore_case)
 
 
+def recase(text: str) -> str:
+    """Letters of ASCII in the other case; Envoy knows no other letters."""
+    return "".join(c.swapcase() if c.isascii() else c for c in text)
+
+
 def _recase(draw: Draw, path: str, ignore_case: bool) -> str:
-    return path.swapcase() if ignore_case and draw.chance(0.5) else path
+    return recase(path) if ignore_case and draw.chance(0.5) else path
 
 
 def tag(value: str) -> HeaderOperations:

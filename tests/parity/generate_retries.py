@@ -63,8 +63,6 @@ def build(seed: int, upstreams: Upstreams) -> Plan:
         "half": cluster("half", [live[3], refused], at_random=True),
         "empty": cluster("empty", []),
         "no-retries": cluster("no-retries", live[:1], Limits(max_retries=0)),
-        "no-requests": cluster("no-requests", live[:1], Limits(max_requests=0)),
-        "no-pending": cluster("no-pending", live[1:2], Limits(max_pending_requests=0)),
     }
     hosts = [_host(plan, draw, index) for index in range(100)]
     hosts += [_spread_host(plan, draw, index) for index in range(20)]
@@ -84,7 +82,7 @@ def _virtual_host(draw: Draw, name: str, target: str, retry: RetryPolicy | None)
 def _host(plan: Plan, draw: Draw, index: int) -> VirtualHost:
     """One endpoint: the script of each attempt is known."""
     name = f"r{index}"
-    special = ("dead", "empty", "no-retries", "no-requests", "no-pending")
+    special = ("dead", "empty", "no-retries")
     target = draw.one(UPSTREAMS) if draw.chance(0.75) else draw.one(special)
     for number in range(3):
         request = _request(draw, f"{name}.test")

@@ -1,14 +1,13 @@
-"""Generated rewrites, header edits, splits, redirects, direct responses and faults."""
+"""Generated rewrites, header edits, splits, redirects and direct responses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshclient.model.matching import Fraction, RouteMatch
+from meshclient.model.matching import RouteMatch
 from meshclient.model.routes import (
     Action,
     DirectResponse,
-    Fault,
     ForwardAction,
     HeaderChange,
     HeaderOperations,
@@ -21,7 +20,17 @@ from meshclient.model.routes import (
     WeightedCluster,
 )
 
-from .generate import PATHS, QUERIES, UPSTREAMS, Draw, Plan, path_match, plain_clusters
+from .generate import (
+    ACCENT,
+    PATHS,
+    QUERIES,
+    UPSTREAMS,
+    Draw,
+    Plan,
+    cluster,
+    path_match,
+    plain_clusters,
+)
 from .traffic import Case, Request, Step
 from .upstream import Upstreams
 
@@ -53,6 +62,9 @@ _NAMES = ("x-a", "x-b", "x-c", "X-Case-Kept")
 def build(seed: int, upstreams: Upstreams) -> Plan:
     """About 350 cases over three route configurations."""
     plan = Plan(plain_clusters(upstreams))
+    # Local replies are edited, too.
+    plan.clusters["dead"] = cluster("dead", [upstreams.refused_port()])
+    plan.clusters["empty"] = cluster("empty", [])
     draw = Draw(seed, "rewrites")
     for table in range(3):
         hosts = [_host(plan, draw, table, index) for index in range(30)]
@@ -76,12 +88,8 @@ _NONE = HeaderOperations()
 def _host(plan: Plan, draw: Draw, table: int, index: int) -> VirtualHost:
     name = f"w{table}-{index}"
     path, example = path_match(draw)
-    action, fault = _action(draw), None
-    if isinstance(action, ForwardAction) and draw.chance(0.08):
-        fault = Fault(abort_status=draw.one((418, 503, 400)), abort_fraction=Fraction(100))
-    route = Route(
-        action, RouteMatch(path), name, _edits(draw, 0.5), _response_edits(draw, 0.5), fault
-    )
+    action = _action(draw)
+    route = Route(action, RouteMatch(path), name, _edits(draw, 0.5), _response_edits(draw, 0.5))
     for number in range(4):
         authority = f"{name}.test" + (f":{draw.number(81, 9000)}" if draw.chance(0.3) else "")
         aimed = example if draw.chance(0.85) else draw.one(PATHS)
@@ -160,7 +168,7 @@ def _host_rewrite(draw: Draw) -> HostRewrite | None:
 
 def _forward(draw: Draw) -> ForwardAction:
     return ForwardAction(
-        (WeightedCluster(draw.one(UPSTREAMS)),),
+        (WeightedCluster(draw.one((*UPSTREAMS, *UPSTREAMS, *UPSTREAMS, "dead", "empty"))),),
         path_rewrite=_path_rewrite(draw),
         host_rewrite=_host_rewrite(draw),
         append_x_forwarded_host=draw.chance(0.3),
@@ -197,12 +205,15 @@ def _redirect(draw: Draw) -> RedirectAction:
     rewrite = _path_rewrite(draw) if form == "rewrite" else None
     if rewrite is not None and rewrite.kind == "full":
         rewrite = PathRewrite("prefix", rewrite.value)
+    host = draw.one(("", "", "other.test", "other.test:81"))
+    # A host that has a port and a port besides make a Location that no client can read.
+    ports = (None,) if host.endswith(":81") else (None, None, None, 80, 443, 8443)
     return RedirectAction(
         status=draw.one((301, 302, 303, 307, 308)),
         scheme=scheme,
         https=not scheme and draw.chance(0.4),
-        host=draw.one(("", "", "other.test", "other.test:81")),
-        port=draw.one((None, None, None, 80, 443, 8443)),
+        host=host,
+        port=draw.one(ports),
         path=draw.one(("/there", "/there?x=1", "/")) if form == "path" else "",
         path_rewrite=rewrite,
         strip_query=draw.chance(0.3),
@@ -219,7 +230,7 @@ def _direct(draw: Draw) -> DirectResponse:
 
 
 def _request(draw: Draw, authority: str, target: str, action: Action) -> Request:
-    headers = [("x-in", draw.one(("inside", "", "in%20", "caf\xe9"))), ("x-two", "first")]
+    headers = [("x-in", draw.one(("inside", "", "in%20", ACCENT))), ("x-two", "first")]
     headers += [("x-two", "second")] if draw.chance(0.5) else []
     headers += [("x-a", "mine")] if draw.chance(0.5) else []
     headers += [("X-B", draw.one(("b", "")))] if draw.chance(0.4) else []

@@ -6,10 +6,8 @@ allows for a busy machine.
 
 from __future__ import annotations
 
-from meshclient.model.matching import Fraction
 from meshclient.model.retry import BackOff, RateLimitedBackOff, ResetHeader, RetryPolicy
 from meshclient.model.routes import (
-    Fault,
     ForwardAction,
     Route,
     RouteConfiguration,
@@ -40,12 +38,11 @@ class _Builder:
         retry: RetryPolicy | None = None,
         timeout_s: float | None = None,
         headers: Pairs = (),
-        fault: Fault | None = None,
     ) -> None:
         """A virtual host of its own, and one case with a window around ``expected_s``."""
         target = WeightedCluster(self.draw.one(UPSTREAMS))
         action = ForwardAction((target,), timeout_s=timeout_s, retry=retry)
-        route = Route(action, name=name, fault=fault)
+        route = Route(action, name=name)
         counted = self.draw.chance(0.5)
         host = VirtualHost(name, (f"{name}.test",), (route,), include_attempt_count=counted)
         self.hosts.append(host)
@@ -141,5 +138,3 @@ def _asked_for_waits(b: _Builder) -> None:
     b.add("wait-zero", 0.0, failing("0"), policy(limited))
     past = RateLimitedBackOff((ResetHeader("x-reset", "unix_timestamp"),), 3.0)
     b.add("wait-past", 0.0, failing("1000000000"), policy(past))
-    fault = Fault(delay_s=0.3, delay_fraction=Fraction(100))
-    b.add("fault-delay", 0.3, (Step(),), fault=fault)

@@ -1,4 +1,4 @@
-"""Rewrites, header edits, splits, redirects, direct responses, faults: as the real Envoy."""
+"""Rewrites, header edits, splits, redirects, direct responses: as the real Envoy."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ from meshclient.model.matching import (
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import (
     DirectResponse,
-    Fault,
     ForwardAction,
     HeaderOperations,
     PathRewrite,
@@ -68,7 +67,7 @@ def bootstrap(
     tables: Sequence[RouteConfiguration], clusters: Mapping[str, Cluster], admin_log: str
 ) -> Json:
     """A whole static bootstrap: one listener on a free port per route configuration."""
-    return {
+    out: Json = {
         "admin": {
             "address": _address("127.0.0.1", 0),
             "access_log": [],
@@ -79,6 +78,18 @@ def bootstrap(
             "clusters": [cluster_json(cluster) for cluster in clusters.values()],
         },
     }
+    return _as_utf8(out)  # type: ignore[no-any-return]
+
+
+def _as_utf8(value: Any) -> Any:
+    """Model text is one character per byte of the wire; Envoy's configuration is UTF-8."""
+    if isinstance(value, str):
+        return value.encode("latin-1").decode("utf-8")
+    if isinstance(value, list):
+        return [_as_utf8(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _as_utf8(item) for key, item in value.items()}
+    return value
 
 
 def _listener(index: int, table: RouteConfiguration) -> Json:
@@ -97,10 +108,6 @@ def _listener(index: int, table: RouteConfiguration) -> Json:
         "server_header_transformation": "PASS_THROUGH",
         "route_config": table_json(table),
         "http_filters": [
-            {
-                "name": "envoy.filters.http.fault",
-                "typed_config": {"@type": f"{_HTTP}.fault.v3.HTTPFault"},
-            },
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {
@@ -168,7 +175,7 @@ def _route(route: Route) -> Json:
     else:
         out["direct_response"] = _direct(route.action)
     if route.fault is not None:
-        out["typed_per_filter_config"] = {"envoy.filters.http.fault": _fault(route.fault)}
+        raise Untranslatable("injected faults are not generated")
     return out
 
 
@@ -349,23 +356,6 @@ def _direct(action: DirectResponse) -> Json:
     out: Json = {"status": action.status}
     if action.body:
         out["body"] = {"inline_string": action.body.decode("latin-1")}
-    return out
-
-
-def _fault(fault: Fault) -> Json:
-    out: Json = {"@type": f"{_HTTP}.fault.v3.HTTPFault"}
-    if fault.delay_s is not None:
-        out["delay"] = {
-            "fixed_delay": seconds(fault.delay_s),
-            "percentage": _percent(fault.delay_fraction),
-        }
-    if fault.abort_status is not None:
-        out["abort"] = {
-            "http_status": fault.abort_status,
-            "percentage": _percent(fault.abort_fraction),
-        }
-    if fault.abort_grpc_status is not None:
-        raise Untranslatable("gRPC aborts are not generated")
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,9 +11,15 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from types import MappingProxyType
 
 import pytest
-from reload_support import PATIENCE_S, Watched, write
+from reload_support import PATIENCE_S, Plane, Watched, write
+
+from meshclient.control import Controller
+from meshclient.model.cluster import Cluster
+from meshclient.model.endpoint import DnsSource, Endpoint, EndpointSet
+from meshclient.model.snapshot import MeshConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -181,6 +188,42 @@ def test_a_child_leaks_at_most_the_pipe_of_the_old_loop(policy):
             assert len(descriptors()) <= len(before) + 2, (new, before)
 
         in_child(child)
+
+
+class PerProcess:
+    """Answers every source with the id of the process that made it."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    async def watch(self, source, report):
+        report(EndpointSet((Endpoint("127.0.0.1", self.pid),), "ready"))
+        await asyncio.Event().wait()
+
+
+def test_discovery_starts_anew_in_the_child_with_the_last_endpoints_meanwhile():
+    source = DnsSource((Endpoint("a", 80),))
+    config = MeshConfig(clusters=MappingProxyType({"a": Cluster("a", discovery=source)}))
+    controller = Controller(lambda: config, Plane, make_discoverer=PerProcess)
+
+    def port():
+        return controller.publisher.current().clusters["a"].endpoints[0].port
+
+    try:
+        assert controller.wait_ready(PATIENCE_S)
+        parent = os.getpid()
+
+        def child():
+            assert port() in (parent, os.getpid())
+            deadline = time.monotonic() + PATIENCE_S
+            while port() != os.getpid():
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+
+        in_child(child)
+        assert port() == parent
+    finally:
+        assert controller.close(PATIENCE_S)
 
 
 PROGRAM = """

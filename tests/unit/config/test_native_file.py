@@ -412,7 +412,7 @@ def test_all_errors_at_once_each_with_its_place(tmp_path: Path) -> None:
         (5, 5, "services.reviews.timout"),
         (6, 25, "services.reviews.retries.attempts"),
         (6, 34, "services.reviews.retries.on[0]"),
-        (8, 21, "services.reviews.routes[0].match.regex"),
+        (8, 22, "services.reviews.routes[0].match.regex"),
         (9, 11, "services.reviews.routes[0].to"),
     ]
     text = str(caught.value)

@@ -17,7 +17,7 @@ from control_support import (
     static,
 )
 
-from meshclient.control import Controller
+from meshclient.control import Controller, ControlThread
 from meshclient.control import controller as controller_module
 from meshclient.errors import ClosedError, ConfigError
 from meshclient.model.cluster import Cluster
@@ -366,3 +366,20 @@ def test_warnings_of_accepted_documents_are_summed_up(caplog):
     warnings = tuple(Diagnostic("warning", "x", f"w{n}", Source("a.yaml", n)) for n in (1, 2))
     Controller(lambda: config(diagnostics=warnings), Plane)
     assert caplog.messages == ["policy loaded with 2 warnings; the first: a.yaml:1:0: warning: w1"]
+
+
+def test_a_child_that_cannot_start_a_thread_still_reads_the_last_plane(
+    open_controller, scripted, monkeypatch, caplog
+):
+    def refuse(_self):
+        raise RuntimeError("can't start new thread")
+
+    controller = open_controller(Cluster("a", discovery=A), static("s", "10.0.0.1:80"))
+    scripted.wait_for(lambda: A in scripted.reports)
+    controller._thread.stop(PATIENCE_S)
+    controller._thread = ControlThread()  # what a child finds
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        controller.after_fork_in_child()
+        assert endpoints(controller, "s") == ["10.0.0.1:80"]
+    assert "reload and discovery could not start" in caplog.text

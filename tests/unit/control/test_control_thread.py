@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import CancelledError
+from contextlib import suppress
 
 import pytest
 from control_support import PATIENCE_S
@@ -200,7 +201,5 @@ def test_what_is_accepted_while_stopping_always_comes_to_an_end():
         assert control.stop(PATIENCE_S)
         user.join(PATIENCE_S)
         for future in futures:
-            try:
+            with suppress(CancelledError):
                 assert future.result(PATIENCE_S) == "race"
-            except CancelledError:
-                pass

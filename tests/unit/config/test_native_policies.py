@@ -1,0 +1,377 @@
+"""Native cluster policies, retries and the terms of a call: values, defaults, mistakes, notes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from meshclient.config import load_documents
+from meshclient.errors import ConfigError
+from meshclient.model.cluster import (
+    UNLIMITED,
+    CircuitBreaker,
+    Cluster,
+    ConnectionOptions,
+    Limits,
+    LoadBalancing,
+    OutlierDetection,
+    TcpKeepalive,
+    TlsSettings,
+)
+from meshclient.model.matching import Fraction, HeaderMatch, StringMatch
+from meshclient.model.retry import (
+    IDEMPOTENT_METHODS,
+    BackOff,
+    RateLimitedBackOff,
+    ResetHeader,
+    RetryBudget,
+    RetryPolicy,
+)
+from meshclient.model.routes import Fault, ForwardAction, HashPolicy, Mirror, Route
+from meshclient.model.snapshot import ANY_PORT, MeshConfig
+from meshclient.model.source import NOT_HONOURED
+
+
+def load(**service: Any) -> MeshConfig:
+    services = {"a": {"endpoints": ["h:1"], **service}, "b": {"endpoints": ["h:2"]}}
+    return load_documents([{"version": 1, "services": services}])
+
+
+def cluster(**service: Any) -> Cluster:
+    return load(**service).clusters["a"]
+
+
+def route(**service: Any) -> Route:
+    return load(**service).route_configurations[ANY_PORT].virtual_hosts[0].routes[0]
+
+
+def action(**service: Any) -> ForwardAction:
+    found = route(**service).action
+    assert isinstance(found, ForwardAction)
+    return found
+
+
+def retry(**block: Any) -> RetryPolicy:
+    found = action(retries=block).retry
+    assert found is not None
+    return found
+
+
+def problem(**service: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(**service)
+    return "\n".join(str(d) for d in caught.value.diagnostics)
+
+
+def notes(found: Cluster | Route) -> list[str]:
+    assert all(n.code == NOT_HONOURED for n in found.not_honoured)
+    return [n.message.partition(":")[0] for n in found.not_honoured]
+
+
+def test_load_balancing() -> None:
+    assert cluster().policy.load_balancing == LoadBalancing()
+    assert cluster(load_balancing="random").policy.load_balancing.policy == "random"
+    full = {"policy": "least_request", "choice_count": 5, "active_request_bias": 0.5}
+    assert cluster(load_balancing=full).policy.load_balancing == LoadBalancing(
+        choice_count=5, active_request_bias_milli=500
+    )
+    assert notes(cluster(load_balancing="round_robin")) == []
+
+
+@pytest.mark.parametrize("policy", ["ring_hash", "maglev", "peak_ewma"])
+def test_policies_to_come_are_kept_and_noted(policy: str) -> None:
+    found = cluster(load_balancing={"policy": policy, "hash_on": {"header": "X-User"}})
+    assert found.policy.load_balancing.policy == policy
+    assert notes(found)[0].startswith(f"load balancing policy {policy} (least_request picks")
+
+
+def test_slow_start_and_hash_keys() -> None:
+    block = {
+        "hash_on": [
+            {"header": "X-User", "terminal": True},
+            {"cookie": "c", "ttl": "0s", "path": "/"},
+            {"query": "q"},
+            {"source_ip": True},
+        ],
+        "slow_start": {"window": "30s", "minimum_percent": 5, "aggression": 2},
+    }
+    loaded = load(load_balancing=block)
+    balancing = loaded.clusters["a"].policy.load_balancing
+    assert balancing.slow_start_s == 30.0
+    assert (balancing.slow_start_minimum_percent, balancing.slow_start_aggression) == (5, 2)
+    assert notes(loaded.clusters["a"]) == ["slow start"]
+    found = action(load_balancing=block)
+    assert found.hash_policy == (
+        HashPolicy("header", "x-user", terminal=True),
+        HashPolicy("cookie", "c", 0.0, "/"),
+        HashPolicy("query", "q"),
+        HashPolicy("source_ip"),
+    )
+    assert notes(route(load_balancing=block)) == ["hash_on"]
+
+
+def test_a_hash_policy_without_a_key_is_suspicious() -> None:
+    (warning,) = [d for d in load(load_balancing="maglev").diagnostics if d.severity == "warning"]
+    assert "picks at random" in warning.message
+
+
+def test_limits_and_budget() -> None:
+    assert cluster().policy.limits == Limits()
+    found = cluster(limits={"max_retries": 0}, retries={"budget": {}})
+    assert found.policy.limits == Limits(max_retries=0, retry_budget=RetryBudget())
+    assert notes(found) == []
+    budget = {"percent": 25, "min_concurrency": 0, "min_per_second": 1.5, "interval": "10s"}
+    limits = cluster(retries={"budget": budget}).policy.limits
+    assert limits.retry_budget == RetryBudget(25.0, 0, 10.0, 1.5)
+    noted = cluster(limits={"max_connections": 1, "max_requests": 2, "max_pending_requests": 3})
+    assert noted.policy.limits == Limits(1, 3, 2, UNLIMITED)
+    assert notes(noted) == ["limits"]
+
+
+def test_connection() -> None:
+    assert cluster().policy.connection == ConnectionOptions()
+    block = {
+        "connect_timeout": "1s",
+        "idle_timeout": "0s",
+        "max_duration": "10m",
+        "max_requests": 100,
+        "keepalive": {"probes": 3, "time": "30s", "interval": "10s"},
+    }
+    found = cluster(connection=block)
+    keepalive = TcpKeepalive(3, 30.0, 10.0)
+    assert found.policy.connection == ConnectionOptions(1.0, None, 600.0, 100, keepalive)
+    assert notes(found) == []
+
+
+def test_breaker_and_outlier_detection_are_kept_and_noted() -> None:
+    found = cluster(
+        circuit_breaker={"consecutive_failures": 3, "open_for": "5s"},
+        outlier_detection={"consecutive_5xx": 0, "consecutive_gateway_failure": 3},
+    )
+    assert found.policy.circuit_breaker == CircuitBreaker(3, 5.0)
+    assert found.policy.outlier_detection == OutlierDetection(
+        consecutive_5xx=None, consecutive_gateway_failure=3
+    )
+    assert notes(found) == ["circuit breaker", "outlier detection"]
+
+
+def test_tls_is_noted_and_never_becomes_plain_text() -> None:
+    block = {
+        "mode": "mutual",
+        "ca": "ca.pem",
+        "certificate": "c.pem",
+        "key": "k.pem",
+        "subject_alt_names": ["x"],
+        "sni": "s",
+        "crl": "r.pem",
+    }
+    found = cluster(tls=block)
+    assert found.policy.tls == TlsSettings(
+        "mutual", "ca.pem", "c.pem", "k.pem", "", ("x",), "s", False, "r.pem"
+    )
+    assert notes(found) == ["TLS to the endpoints (calls are refused until then)"]
+    assert cluster(tls={"mode": "disable"}).policy.tls is None
+    skipping = load(tls={"mode": "simple", "insecure_skip_verify": True})
+    assert any("anybody can pretend" in d.message for d in skipping.diagnostics)
+
+
+def test_a_subset_may_turn_its_services_tls_off_only_by_name() -> None:
+    found = load(
+        tls={"mode": "simple"},
+        subsets={"v1": {"labels": {}}, "v2": {"labels": {}, "tls": {"mode": "disable"}}},
+    ).clusters
+    assert found["a/v1"].policy.tls == TlsSettings("simple")
+    assert notes(found["a/v1"])
+    assert found["a/v2"].policy.tls is None
+    assert notes(found["a/v2"]) == []
+
+
+def test_without_a_retries_block_only_what_was_never_sent_is_repeated() -> None:
+    found = action().retry
+    assert found == RetryPolicy(
+        retry_on=frozenset({"connect-failure", "refused-stream"}),
+        num_retries=2,
+        previous_hosts=True,
+        host_attempts=5,
+        methods=IDEMPOTENT_METHODS,
+    )
+    assert retry() == found
+    assert action(retries={"attempts": 0}).retry is None
+
+
+def test_a_per_try_timeout_outlives_attempts_zero() -> None:
+    found = retry(attempts=0, per_try_timeout="1s")
+    assert (found.num_retries, found.per_try_timeout_s) == (0, 1.0)
+
+
+def test_retry_conditions() -> None:
+    found = retry(on=["reset", 503, "429", "unavailable"])
+    tokens = {"reset", "unavailable", "retriable-status-codes"}
+    assert found.retry_on == tokens
+    assert found.status_codes == {503, 429}
+
+
+def test_a_loader_of_yaml_1_1_makes_on_a_boolean() -> None:
+    document = {"version": 1, "services": {"a": {"dns": "h:1", "retries": {True: ["reset"]}}}}
+    loaded = load_documents([document])
+    first = loaded.route_configurations[ANY_PORT].virtual_hosts[0].routes[0].action
+    assert isinstance(first, ForwardAction)
+    assert first.retry is not None
+    assert first.retry.retry_on == {"reset"}
+
+
+def test_methods_add_to_the_idempotent_ones() -> None:
+    assert retry(methods=["POST"]).methods == IDEMPOTENT_METHODS | {"POST"}
+    assert retry(methods=[]).methods == IDEMPOTENT_METHODS
+    assert retry(methods="any").methods is None
+
+
+def test_the_rest_of_retries() -> None:
+    found = retry(
+        attempts=4,
+        on=["retriable-headers"],
+        per_try_timeout="500ms",
+        per_try_idle_timeout="100ms",
+        headers={"X-Again": {"present": True}},
+        request_headers={"x-ok": "yes"},
+        back_off={"base": "10ms"},
+        retry_after={},
+        previous_hosts=False,
+        host_attempts=2,
+    )
+    assert found == RetryPolicy(
+        retry_on=frozenset({"retriable-headers"}),
+        num_retries=4,
+        per_try_timeout_s=0.5,
+        per_try_idle_timeout_s=0.1,
+        headers=(HeaderMatch("x-again"),),
+        request_headers=(HeaderMatch("x-ok", StringMatch("exact", "yes")),),
+        back_off=BackOff(0.01, 0.1),
+        rate_limited=RateLimitedBackOff((ResetHeader("retry-after"),), 300.0),
+        previous_hosts=False,
+        host_attempts=2,
+        methods=IDEMPOTENT_METHODS,
+    )
+
+
+def test_retry_after_headers() -> None:
+    block = {
+        "headers": ["A", {"name": "B", "format": "unix_timestamp"}, {"name": "c"}],
+        "max": "5s",
+    }
+    assert retry(retry_after=block).rate_limited == RateLimitedBackOff(
+        (ResetHeader("a"), ResetHeader("b", "unix_timestamp"), ResetHeader("c")), 5.0
+    )
+
+
+def test_timeouts_and_their_inheritance() -> None:
+    assert (action().timeout_s, action().idle_timeout_s) == (None, None)
+    own = action(timeout="2s", idle_timeout="1s", routes=[{"timeout": "0s"}])
+    assert (own.timeout_s, own.idle_timeout_s) == (None, 1.0)
+
+
+def test_a_route_replaces_the_terms_of_its_service() -> None:
+    service: dict[str, Any] = {
+        "retries": {"attempts": 5},
+        "fault": {"abort": {"status": 500}},
+        "mirror": {"to": "b"},
+        "hedging": {"delay": "10ms"},
+        "load_balancing": {"hash_on": {"header": "x"}},
+    }
+    inherited = route(**service)
+    assert isinstance(inherited.action, ForwardAction)
+    assert inherited.action.mirrors == (Mirror("b"),)
+    assert inherited.action.hedge_delay_s == 0.01
+    assert sorted(notes(inherited)) == ["fault injection", "hash_on", "hedging", "mirror"]
+    off = {"retries": {"attempts": 0}, "fault": {}, "mirror": [], "hedging": {}}
+    changed = route(**service, routes=[{**off, "hash_on": {"query": "q"}}])
+    assert isinstance(changed.action, ForwardAction)
+    assert changed.action.retry is None
+    assert changed.action.mirrors == ()
+    assert changed.action.hedge_delay_s is None
+    assert changed.action.hash_policy == (HashPolicy("query", "q"),)
+    assert changed.fault is None
+    assert notes(changed) == ["hash_on"]
+
+
+def test_fault_and_mirror() -> None:
+    block = {
+        "delay": {"fixed_delay": "5s", "percentage": 0.1},
+        "abort": {"grpc_status": 14, "percentage": 50},
+    }
+    assert route(fault=block).fault == Fault(5.0, Fraction(1000, 1_000_000), None, 14, Fraction(50))
+    assert route(fault={"abort": {"status": 503}}).fault == Fault(
+        abort_status=503, abort_fraction=Fraction(100)
+    )
+    mirrors = [{"to": "b", "percentage": 12.5}, {"to": "a"}]
+    assert action(mirror=mirrors).mirrors == (
+        Mirror("b", Fraction(125_000, 1_000_000)),
+        Mirror("a", Fraction(100)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ({"load_balancing": "roundrobin"}, 'did you mean "round_robin"?'),
+        ({"load_balancing": {"choice_count": 1}}, "1 is less than 2"),
+        ({"load_balancing": {"minimum_ring_size": 9, "maximum_ring_size": 8}}, "is more than"),
+        ({"load_balancing": {"hash_on": {}}}, "give exactly one of header, cookie"),
+        ({"load_balancing": {"hash_on": {"header": "x", "ttl": "1s"}}}, "belong to a cookie"),
+        ({"load_balancing": {"slow_start": {}}}, '"window" is missing'),
+        ({"load_balancer": {}}, 'did you mean "load_balancing"?'),
+        ({"limits": {"max_conections": 1}}, 'did you mean "max_connections"?'),
+        ({"connection": {"connect_timeout": 1}}, "write 1s"),
+        ({"connection": {"keepalive": {"time": "1.5s"}}}, "whole seconds"),
+        ({"connection": {"keepalive": {"time": "500ms"}}}, "the least is 1s"),
+        (
+            {"outlier_detection": {"consecutive_local_origin_failure": 3}},
+            "has no effect without split_external_local_origin_errors: true",
+        ),
+        ({"circuit_breaker": {"open_for": "0s"}}, "too short"),
+        ({"tls": {}}, '"mode" is missing'),
+        ({"tls": {"mode": "mtls"}}, "known are disable, mutual, simple"),
+        ({"tls": {"mode": "mutual"}}, "needs certificate and key"),
+        ({"tls": {"mode": "simple", "key": "k"}}, "only sent with mode mutual"),
+        ({"tls": {"mode": "disable", "ca": "x"}}, "have no effect"),
+        ({"tls": {"mode": "simple", "ca": ""}}, "must not be empty"),
+        ({"retries": {"on": ["5xxx"]}}, 'did you mean "5xx"?'),
+        ({"retries": {"on": [600]}}, "600 is more than 599"),
+        ({"retries": {"on": "5xx"}}, "expected a list"),
+        ({"retries": {"on": ["retriable-headers"]}}, "needs headers"),
+        ({"retries": {"on": ["retriable-status-codes"]}}, "needs status numbers"),
+        ({"retries": {"headers": {"x": "y"}}}, "add retriable-headers to on"),
+        ({"retries": {"retryOn": []}}, 'did you mean "on"?'),
+        ({"retries": {"max_attempts": 3}}, 'did you mean "attempts"?'),
+        ({"retries": {"methods": "POST"}}, "known are any"),
+        ({"retries": {"methods": ["P T"]}}, "is not a header name"),
+        ({"retries": {"back_off": {"base": "2s", "max": "1s"}}}, "max is less than base"),
+        ({"retries": {"budget": {"percent": 101}}}, "101 is more than 100"),
+        ({"routes": [{"retries": {"budget": {}}}]}, 'unknown field "budget"'),
+        ({"routes": [{"load_balancing": "random"}]}, 'unknown field "load_balancing"'),
+        ({"fault": {"abort": {}}}, "exactly one of status and grpc_status"),
+        ({"fault": {"delay": {}}}, '"fixed_delay" is missing'),
+        ({"mirror": {"to": "nobody"}}, "neither a subset of a nor a service"),
+        ({"mirror": {}}, '"to" is missing'),
+        ({"timeout": "2"}, "the unit is missing"),
+        ({"subsets": {"x": {"labels": {}, "timeout": "1s"}}}, 'unknown field "timeout" in subset'),
+    ],
+)
+def test_mistakes(service: dict[str, Any], expected: str) -> None:
+    assert expected in problem(**service)
+
+
+def test_a_per_try_timeout_that_cannot_help_is_suspicious() -> None:
+    found = load(timeout="1s", retries={"per_try_timeout": "1s"}).diagnostics
+    assert [d.severity for d in found] == ["warning"]
+    assert "a slow try is never repeated" in found[0].message
+
+
+def test_lower_case_methods_are_suspicious() -> None:
+    found = load(retries={"methods": ["post"]}).diagnostics
+    assert [d.suggestion for d in found] == ['write "POST"']
+
+
+def test_http2_is_noted() -> None:
+    assert notes(cluster(protocol="h2")) == ["HTTP/2 to the endpoints"]
