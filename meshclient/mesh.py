@@ -220,13 +220,11 @@ class Mesh:
 
     async def aclose(self) -> None:
         """:meth:`close` for asyncio; the event loop is not blocked by the joining."""
-        import asyncio
-
         self._runtime.closed = True
         engines = self._take_engines()
         if "async" in engines:
             await engines["async"].aclose()
-        await asyncio.to_thread(self._controller.close)
+        await self._controller.aclose()
         if "sync" in engines:
             engines["sync"].close()
 

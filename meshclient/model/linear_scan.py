@@ -25,7 +25,6 @@ class Scanner:
         self.pattern = pattern
         self.at = 0
         self.groups = 0
-        self.names: set[str] = set()
 
     def fail(self, problem: str) -> NoReturn:
         raise RegexError(f"invalid regular expression {self.pattern!r}: {problem}")

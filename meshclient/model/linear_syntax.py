@@ -187,9 +187,6 @@ class Parser(Scanner):
         name = self.pattern[self.at : end] if end >= 0 else ""
         if not name or not all(c == "_" or (c.isascii() and c.isalnum()) for c in name):
             self.fail("invalid name of a capturing group")
-        if name in self.names:
-            self.fail(f"duplicate capturing group {name!r}")
-        self.names.add(name)
         self.at = end + 1
         return self.capture(flags, depth)
 

@@ -10,7 +10,7 @@ from meshclient.model.headers import HeaderMap
 from meshclient.model.matching import PathMatch
 from meshclient.model.request import LocalReply, RequestHead
 from meshclient.model.routes import DirectResponse, RedirectAction
-from meshclient.routing.rewrite import PathEdit, compile_path_rewrite
+from meshclient.routing.rewrite import PathEdit, compile_path_rewrite, rewrite_path
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -29,7 +29,7 @@ class Redirect:
         self._path = path if not path or path.startswith("/") else f"/{path}"
 
     def location(self, head: RequestHead) -> str:
-        """The absolute URL that the caller is sent to."""
+        """The absolute URL that the caller is sent to. A path rewrite also changes ``head``."""
         action = self._action
         scheme = action.scheme or ("https" if action.https else head.scheme)
         port = "" if action.port is None else f":{action.port}"
@@ -37,9 +37,9 @@ class Redirect:
         return f"{scheme}://{host}{port}{self._target(head)}"
 
     def _target(self, head: RequestHead) -> str:
-        target = head.path
         if self._edit is not None:
-            target = self._edit(target) or target
+            rewrite_path(head, self._edit)  # in the request itself: response edits see it
+        target = head.path
         if self._path:
             if "?" in self._path:  # its own query wins, and strip_query leaves it
                 return self._path

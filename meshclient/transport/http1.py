@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.interface import Headers, WireError
@@ -84,6 +84,7 @@ class ResponseParser:
             self._feed_head_only(data)
             return
         had_head, interim, pieces = self.head_complete, self._interim, len(self._chunks)
+        before = self._silent
         self._execute(data)
         if self.complete:
             # llhttp swallows line ends between messages silently; any other
@@ -93,8 +94,8 @@ class ResponseParser:
                 self.keep_alive = self._ends_exactly(data, heads, pieces)
         else:
             self._account(data, len(self._chunks) > pieces)
-        if not had_head and self.head_complete and len(data) > MAX_HEAD_BYTES:
-            self._check_head_end(data.find(_HEAD_END))
+        if not had_head and self.head_complete and before + len(data) > MAX_HEAD_BYTES:
+            self._check_head_end(before + data.find(_HEAD_END))
 
     def eof(self) -> bool:
         """The peer closed. True if that is how this response properly ends."""
@@ -122,7 +123,7 @@ class ResponseParser:
     def _execute(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
+        except (HttpParserError, HttpParserUpgrade) as error:
             context = error.__context__
             if context is not None and not isinstance(context, Exception):
                 raise context from None  # KeyboardInterrupt inside a callback

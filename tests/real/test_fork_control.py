@@ -21,7 +21,11 @@ from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import DnsSource, Endpoint, EndpointSet
 from meshclient.model.snapshot import MeshConfig
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    # Python 3.12 and later warn of every fork beside threads; that is what is tested here.
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+]
 
 
 def in_child(body) -> None:
@@ -226,6 +230,7 @@ def test_discovery_starts_anew_in_the_child_with_the_last_endpoints_meanwhile():
         assert controller.close(PATIENCE_S)
 
 
+IGNORED = ("-W", "ignore:This process:DeprecationWarning")
 PROGRAM = """
 import os, sys, threading
 sys.path.insert(0, {support!r})
@@ -263,7 +268,7 @@ def test_the_interpreter_ends_soon_and_silently_with_an_open_controller(policy, 
         support=os.path.dirname(__file__), policy=str(policy), ending=textwrap.dedent(ending)
     )
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-X", "dev", "-W", "error", *IGNORED, "-c", program],
         capture_output=True,
         text=True,
         timeout=2 * PATIENCE_S,

@@ -14,8 +14,8 @@ from meshclient.model.regex import RegexError, compile_with
 
 ATOMS = st.sampled_from(
     ["a", "b", "A", ".", "/", "é", "-", r"\d", r"\w", r"\W", r"\s", "[ab]", "[^a]", "[a-b1]",
-     "[]a]", "[[:alpha:]]", "[[:^digit:]]", r"[\d-]", r"\x41", r"\101", r"\.", r"\C", "^", "$", r"\b",
-     r"\B", r"\A", r"\z", "(?i:a)", "(?s:.)", "(?m:^a$)", "\n"]
+     "[]a]", "[[:alpha:]]", "[[:^digit:]]", r"[\d-]", r"\x41", r"\101", r"\.", r"\C", "^", "$",
+     r"\b", r"\B", r"\A", r"\z", "(?i:a)", "(?s:.)", "(?m:^a$)", "\n"]
 )  # fmt: skip
 REPEATS = st.sampled_from(["", "*", "+", "?", "*?", "+?", "??", "{2}", "{1,2}", "{0,}", "{0,1}?"])
 

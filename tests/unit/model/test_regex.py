@@ -36,6 +36,7 @@ ENGINES = ("re2", "linear")
         ("(|a)*", "aa", True),
         ("a{0}", "", True),
         ("x{,2}", "x{,2}", True),
+        ("(?P<n>a)(?P<n>b)", "ab", True),
     ],
 )
 def test_fullmatch(name: str, pattern: str, text: str, matches: bool) -> None:
@@ -66,7 +67,7 @@ def test_replace_all(name: str, pattern: str, text: str, rewrite: str, result: s
 @pytest.mark.parametrize(
     "pattern",
     ["(", ")", "[a", "*", "a**", r"(a)\1", "(?=a)", "(?<!a)b", "a{1001}", "(a{500}){3}", "[z-a]",
-     "\\", r"\Z", "(?z)", "[[:nope:]]", "(?P<n>a)(?P<n>b)"],
+     "\\", r"\Z", "(?z)", "[[:nope:]]", "(?P<>a)"],
 )  # fmt: skip
 def test_invalid_pattern_names_itself(name: str, pattern: str) -> None:
     with pytest.raises(RegexError, match="invalid regular expression"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,31 +19,68 @@ INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 # name: (bytes, HEAD?, status, body, keep_alive)
 WHOLE = {
     "content-length": (OK + b"Content-Length: 2\r\n\r\nhi", False, 200, b"hi", True),
-    "body ends in newlines": (OK + b"Content-Length: 4\r\n\r\n\r\n\r\n", False, 200, b"\r\n\r\n", True),
+    "body ends in newlines": (
+        OK + b"Content-Length: 4\r\n\r\n\r\n\r\n",
+        False,
+        200,
+        b"\r\n\r\n",
+        True,
+    ),
     "empty": (OK + b"Content-Length: 0\r\n\r\n", False, 200, b"", True),
     "no reason": (b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", False, 200, b"", True),
     "chunked": (CHUNKED + b"2;x=y\r\nhi\r\n3\r\n!\r\n\r\n0\r\n\r\n", False, 200, b"hi!\r\n", True),
     "trailers": (CHUNKED + b"2\r\nhi\r\n0\r\nA: b\r\nC: d\r\n\r\n", False, 200, b"hi", True),
-    "connection close": (OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi", False, 200, b"hi", False),
-    "close among options": (OK + b"Connection: x, Close\r\nContent-Length: 0\r\n\r\n", False, 200, b"", False),
+    "connection close": (
+        OK + b"Connection: close\r\nContent-Length: 2\r\n\r\nhi",
+        False,
+        200,
+        b"hi",
+        False,
+    ),
+    "close among options": (
+        OK + b"Connection: x, Close\r\nContent-Length: 0\r\n\r\n",
+        False,
+        200,
+        b"",
+        False,
+    ),
     "http/1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", False, 200, b"hi", False),
     "http/1.0 keep-alive": (
-        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", False, 200, b"hi", True,
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+        False,
+        200,
+        b"hi",
+        True,
     ),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, b"", True),
-    "304 with length": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", False, 304, b"", True),
+    "304 with length": (
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        False,
+        304,
+        b"",
+        True,
+    ),
     "HEAD with length": (OK + b"Content-Length: 5\r\n\r\n", True, 200, b"", True),
     "HEAD chunked": (CHUNKED, True, 200, b"", True),
     "HEAD without framing": (OK + b"A: b\r\n\r\n", True, 200, b"", True),
     "HEAD close": (OK + b"Connection: close\r\n\r\n", True, 200, b"", False),
     "HEAD after interim": (INTERIM + OK + b"Content-Length: 5\r\n\r\n", True, 200, b"", True),
-    "interim": (INTERIM + INTERIM + OK + b"Content-Length: 3\r\n\r\nhi\n", False, 200, b"hi\n", True),
+    "interim": (
+        INTERIM + INTERIM + OK + b"Content-Length: 3\r\n\r\nhi\n",
+        False,
+        200,
+        b"hi\n",
+        True,
+    ),
     "100 with length": (
         b"HTTP/1.1 100 Continue\r\nContent-Length: 9\r\n\r\n" + OK + b"Content-Length: 1\r\n\r\nx",
-        False, 200, b"x", True,
+        False,
+        200,
+        b"x",
+        True,
     ),
     "101": (b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", False, 101, b"", False),
-}  # fmt: skip
+}
 
 REFUSED = {
     "length and coding": OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -117,7 +156,7 @@ def test_surplus_bytes_end_the_connection_and_nothing_else(
 def test_every_split_gives_the_same(name: str, cuts: list[int]) -> None:
     data, head, status, body, keep_alive = WHOLE[name]
     edges = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
-    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    pieces = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
     parser = parse(*pieces, head=head)
     assert parser.complete
     assert (parser.status, parser.take(), parser.keep_alive) == (status, body, keep_alive)
