@@ -27,7 +27,9 @@ help:
 # Both stamps are newer than what they were made from, so a second run does nothing.
 $(READY): pyproject.toml tests/requirements.txt
 	@test -n "$(PYTHON)" || { echo 'error: Python 3.11 or newer is needed (make PYTHON=/path/to/python3)' >&2; exit 1; }
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@# Debian parts venv from Python; as root it can be had.
+	@test -x $(BIN)/pip || "$(PYTHON)" -m venv .venv || \
+	  { apt-get update -qq && apt-get install -y -qq python3-venv && "$(PYTHON)" -m venv --clear .venv; }
 	@echo 'setting up .venv ...'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . -r tests/requirements.txt
 	@touch $@

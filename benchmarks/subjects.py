@@ -146,7 +146,8 @@ def _glued(client: Any, port: int, otel: bool) -> Get:
             done(response.status_code)
             return _checked(response)
 
-    return tenacity.retry(**glue.retrying)(once)
+    get: Get = tenacity.retry(**glue.retrying)(once)
+    return get
 
 
 def _async_glued(client: Any, port: int, otel: bool) -> AsyncGet:
@@ -160,7 +161,8 @@ def _async_glued(client: Any, port: int, otel: bool) -> AsyncGet:
             done(response.status_code)
             return _checked(response)
 
-    return tenacity.retry(**glue.retrying)(once)
+    get: AsyncGet = tenacity.retry(**glue.retrying)(once)
+    return get
 
 
 @contextmanager

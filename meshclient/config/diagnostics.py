@@ -29,7 +29,7 @@ class Diagnostics:
         if severity != "info" and self._counts[severity] >= MAX_ERRORS:
             if self._counts[severity] == MAX_ERRORS:
                 text = f"more than {MAX_ERRORS} {severity}s; the rest is not shown"
-                self._items[Diagnostic(severity, "too-many", text)] = None
+                self._items[Diagnostic(severity, "too-many", text, diagnostic.source)] = None
             return
         self._items[diagnostic] = None
 

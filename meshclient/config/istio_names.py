@@ -68,11 +68,14 @@ def most_specific(host: str, table: Mapping[str, T]) -> tuple[str, T] | None:
     """The entry for ``host``: itself, else the longest wildcard that covers it."""
     if host in table:
         return host, table[host]
-    covering = [name for name in table if is_wildcard(name) and subset_of(host, name)]
-    if not covering:
-        return None
-    best = min(covering, key=specificity)
-    return best, table[best]
+    # Every wildcard that covers the host is a star and one of its suffixes; trying
+    # them, the longest first, costs the same whatever the size of the table.
+    rest = host[1:] if is_wildcard(host) else host
+    for start in range(len(rest) + 1):
+        wildcard = "*" + rest[start:]
+        if wildcard in table:
+            return wildcard, table[wildcard]
+    return None
 
 
 def domain_text(host: str) -> str:

@@ -48,10 +48,8 @@ def protocol_named(text: str) -> Protocol | None:
 
 def protocol_of_port(number: int, name: str, app_protocol: str) -> Protocol:
     """Istio's choice for a Service port: ``appProtocol``, the name, then sniffing."""
-    if app_protocol:
-        found = protocol_named(app_protocol)
-    else:
-        found = protocol_named(name.partition("-")[0]) if name else None
+    text = app_protocol or name
+    found = protocol_named(text) or protocol_named(text.partition("-")[0])
     if found is not None:
         return found
     return "tcp" if number in _TCP_PORTS else "auto"

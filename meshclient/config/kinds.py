@@ -96,10 +96,13 @@ def _sort_one(r: Reader, found: Sorted, depth: int) -> None:
 
 def _sort_kind(r: Reader, found: Sorted, depth: int) -> None:
     kind, version = _text(r, "kind"), _text(r, "apiVersion")
+    if kind and not version and kind not in SUPPORTED:
+        message = f"kind {kind[:80]} (no apiVersion) is not yet supported: not applied"
+        r.named(_title(r, kind)).warning(message, code="unsupported-kind")
+        return
     if not kind or not version:
         missing = "kind" if not kind else "apiVersion"
-        best = SUPPORTED.get(kind, ("",))[0]
-        hint = f"add apiVersion: {best}" if best else f"add {missing}"
+        hint = f"add apiVersion: {SUPPORTED[kind][0]}" if kind else "add kind"
         r.error(f'"{missing}" is missing', code="missing-field", suggestion=hint)
         return
     if kind.endswith("List") and r.has("items"):
@@ -134,14 +137,14 @@ def _not_applied(r: Reader, kind: str, version: str) -> None:
     known = SUPPORTED.get(kind)
     if known is not None and _is_mistaken(version):
         r.warning(
-            f"no API {version} has a kind {kind}: Kubernetes would refuse it; not applied",
+            f"no API {version[:80]} has a kind {kind}: Kubernetes would refuse it; not applied",
             code="unknown-version",
             suggestion=f"write apiVersion: {known[0]}",
         )
         return
     meant = closest(kind, (*SUPPORTED, *_POLICY_KINDS)) if kind not in _POLICY_KINDS else ""
     hint = f'did you mean "{meant}"?' if meant and known is None else ""
-    message = f"kind {kind} ({version}) is not yet supported: not applied"
+    message = f"kind {kind[:80]} ({version[:80]}) is not yet supported: not applied"
     if kind in _POLICY_KINDS or hint:
         r.warning(message, code="unsupported-kind", suggestion=hint)
     else:

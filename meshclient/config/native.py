@@ -7,7 +7,7 @@ documents add up. Kubernetes-style documents are none of its business.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 from meshclient.config.native_names import Names
@@ -15,7 +15,7 @@ from meshclient.config.native_services import Service, read_service
 from meshclient.config.native_values import finish, locality, text_of
 from meshclient.config.reader import Reader
 from meshclient.model.cluster import Cluster
-from meshclient.model.endpoint import NO_LOCALITY, Labels, labels_of
+from meshclient.model.endpoint import labels_of
 from meshclient.model.routes import RouteConfiguration, VirtualHost
 from meshclient.model.snapshot import ANY_PORT, Node, OutboundMode
 from meshclient.model.source import Diagnostic, Source
@@ -141,21 +141,3 @@ def _check_domains(config: NativeConfig, documents: Sequence[Reader]) -> None:
                 hint = f"see {other.source}"
                 found = Diagnostic("error", "duplicate", text, host.source, "", hint)
                 documents[0].sink.append(found)
-
-
-def override_node(node: Node, namespace: str | None, labels: Labels | None = None) -> Node:
-    """The node with what the program itself says about it."""
-    if namespace is not None:
-        node = replace(node, namespace=namespace)
-    return node if labels is None else replace(node, labels=labels)
-
-
-__all__ = [
-    "NO_LOCALITY",
-    "NativeConfig",
-    "Preamble",
-    "override_node",
-    "read_node",
-    "read_preamble",
-    "translate",
-]

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from meshclient.config.native_fields import SECTIONS
 from meshclient.config.reader import Reader, wire_text
 from meshclient.model.endpoint import NO_LOCALITY, Locality
 from meshclient.model.format_string import FormatError, parse_format
@@ -36,15 +35,10 @@ section_listeners: list[Callable[[Reader, str], None]] = []
 
 
 def finish(r: Reader, section: str) -> None:
-    """Report unknown keys of a section of :data:`SECTIONS`."""
+    """Report unknown keys of a section of :data:`~meshclient.config.native_fields.SECTIONS`."""
     for listener in section_listeners:
         listener(r, section)
     r.finish(section.replace("_", " ") if section != "file" else "a native policy file")
-
-
-def section_is_known(section: str) -> bool:
-    """Whether the tables describe such a section."""
-    return section in SECTIONS
 
 
 def required(r: Reader, name: str) -> Reader | None:

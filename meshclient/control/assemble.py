@@ -104,9 +104,11 @@ def _filled(cluster: Cluster, found: EndpointSet, old: Cluster | None) -> Cluste
 
 
 def _explain(source: EndpointSource, found: EndpointSet) -> str:
-    if found.state == "ready":
+    if found.state == "ready" and not found.error:
         return ""
     what = describe_source(source)
+    if found.state == "ready":  # it answered: the name does not exist, the list was cut ...
+        return f"{what}: {found.error}"
     if found.state == "pending":
         return f"{what}: no answer yet"
     reason = found.error or "no reason given"

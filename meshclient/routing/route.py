@@ -194,9 +194,19 @@ class CompiledRoute:
             reply = redirect_reply(self._redirect, action.status, head)
         else:
             return None
-        self.edit_response(reply.headers, head, None, 0)
-        finish_reply(reply, head)
+        self.edit_local_reply(reply, head, None)
         return reply
+
+    def edit_local_reply(
+        self, reply: LocalReply, head: RequestHead, weighted: WeightedCluster | None
+    ) -> None:
+        """Response edits and framing of an answer that no upstream gave, in place.
+
+        Envoy edits these (no endpoint, unknown cluster, timeout, fault ...) like
+        any response of the route; HEAD gets no body.
+        """
+        self.edit_response(reply.headers, head, weighted, 0)
+        finish_reply(reply, head)
 
     def _edits_of(self, weighted: WeightedCluster | None) -> tuple[HeaderEdits, HeaderEdits]:
         for cluster, request, response in self._weighted:
@@ -214,4 +224,4 @@ class CompiledRoute:
         )
 
     def __repr__(self) -> str:
-        return f"<CompiledRoute {self.route.name or self.route.match!r}>"
+        return f"<CompiledRoute {self.route.name or 'unnamed'}>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
+from meshclient.model.format_string import request_header
 from meshclient.model.request import RequestHead
 from meshclient.model.routes import ForwardAction, WeightedCluster
 from meshclient.routing.text import parse_integer
@@ -41,7 +42,7 @@ class Split:
         if self._single is not None:
             return self._single
         if self._cluster_header:
-            name = head.headers.get(self._cluster_header)
+            name = request_header(head, self._cluster_header)
             return WeightedCluster(name) if name else None
         if not self._total:
             return None

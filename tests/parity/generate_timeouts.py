@@ -115,9 +115,6 @@ def _control_headers(b: _Builder) -> None:
     b.add("ask-per-try-no-policy", 0.3, slow, None, 5.0, plain)
     asked = ((per_try, "200"), ("x-envoy-retry-on", "5xx"), ("x-envoy-max-retries", "2"))
     b.add("ask-retries", 0.6, slow, None, 5.0, asked)
-    alternative = (("x-envoy-upstream-rq-timeout-alt-response", "1"),)
-    b.add("ask-204", 0.3, slow, None, 0.3, alternative)
-    b.add("ask-204-per-try", 0.3, slow, _retry(0, 0.3, "5xx"), 5.0, alternative)
 
 
 def _asked_for_waits(b: _Builder) -> None:

@@ -7,4 +7,7 @@ from .conftest import Check
 
 
 def test_hosts_and_matchers_choose_as_envoy_does(check: Check) -> None:
-    assert check(generate_matches.build) >= 350
+    seen = check(generate_matches.build)
+    assert seen.cases >= 350
+    assert seen.statuses[200] >= 100
+    assert seen.statuses[404] >= 50

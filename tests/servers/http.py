@@ -196,9 +196,10 @@ class HttpServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for protocol in list(self._protocols):
-            protocol.transport.abort()
-        await asyncio.sleep(0.01)
+        for _ in range(5):  # what was just being accepted turns up a little later
+            await asyncio.sleep(0.001)
+            for protocol in list(self._protocols):
+                protocol.transport.abort()
 
 
 class _Connection(asyncio.Protocol):
@@ -365,13 +366,14 @@ class Peer:
 
     def read(self, count: int) -> bytes:
         """Exactly ``count`` bytes, less when the client left."""
-        while len(self._buffer) < count:
+        got = bytearray(self._buffer)
+        while len(got) < count:
             data = self.sock.recv(65536)
             if not data:
                 break
-            self._buffer += data
-        data, self._buffer = self._buffer[:count], self._buffer[count:]
-        return data
+            got += data
+        self._buffer = bytes(got[count:])
+        return bytes(got[:count])
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)

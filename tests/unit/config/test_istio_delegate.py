@@ -149,9 +149,7 @@ def test_the_child_s_routes_stand_where_the_root_delegates() -> None:
 def test_a_missing_or_hidden_delegate_drops_only_its_route() -> None:
     assert len(_load(_ROOT).host("a").routes) == 1
     assert "IST0101" in _load(_ROOT).codes()
-    hidden = _delegate(
-        "child", "[{route: [{destination: {host: a}}]}]", "other", 'exportTo: ["."]'
-    )
+    hidden = _delegate("child", "[{route: [{destination: {host: a}}]}]", "other", 'exportTo: ["."]')
     root = _ROOT.replace("{name: child}", "{name: child, namespace: other}")
     assert len(_load(root, hidden).host("a").routes) == 1
 

@@ -62,7 +62,9 @@ def test_age_comes_before_the_name() -> None:
         text = virtual_service(name, f"[{_KNOWN}]", to(f"{name}.test"))
         return text.replace("{name: ", f'{{creationTimestamp: "{stamp}", name: ', 1)
 
-    made = translate(SERVICES, dated("a", "2024-01-02T00:00:00Z"), dated("b", "2024-01-01T00:00:00Z"))
+    made = translate(
+        SERVICES, dated("a", "2024-01-02T00:00:00Z"), dated("b", "2024-01-01T00:00:00Z")
+    )
     assert made.targets(_KNOWN) == {"80||b.test": 1}
 
 
@@ -155,7 +157,7 @@ def test_a_single_port_is_taken_without_being_named() -> None:
 
 
 def test_rules_without_a_fitting_match_leave_the_default_route() -> None:
-    entry = '[{match: [{port: 8080}], route: [{destination: {host: x.test}}]}]'
+    entry = "[{match: [{port: 8080}], route: [{destination: {host: x.test}}]}]"
     made = translate(SERVICES, virtual_service("vs", "[known]", entry))
     assert made.targets("known", 80) == {f"80||{_KNOWN}": 1}
     assert made.targets("known", 8080) == {"8080||x.test": 1}
@@ -163,7 +165,7 @@ def test_rules_without_a_fitting_match_leave_the_default_route() -> None:
 
 def test_the_catch_all_ends_the_list_and_the_rest_is_named() -> None:
     entries = (
-        '[{match: [{uri: {prefix: /}}], route: [{destination: {host: known}}]},'
+        "[{match: [{uri: {prefix: /}}], route: [{destination: {host: known}}]},"
         " {route: [{destination: {host: alt-known}}]}]"
     )
     made = translate(SERVICES, virtual_service("vs", "[known]", entries))

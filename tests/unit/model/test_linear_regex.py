@@ -33,7 +33,7 @@ PATTERNS = st.recursive(st.builds(str.__add__, ATOMS, REPEATS), _combine, max_le
 TEXTS = st.text(alphabet="abAB/1\n é-É", max_size=9)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(PATTERNS, st.lists(TEXTS, min_size=1, max_size=6))
 def test_equal_to_re2(pattern: str, texts: list[str]) -> None:
     """Matches, groups and replacements are RE2's, whatever the pattern."""

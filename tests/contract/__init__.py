@@ -1,0 +1,1 @@
+"""One list of scenarios, run through every HTTP driver."""

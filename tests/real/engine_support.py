@@ -1,0 +1,124 @@
+"""Shared by the engine tests: servers, targets, requests, and loops of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from servers.http import HttpServer, Peer, RawServer, Recorded, Reply, answer, serve_raw
+
+from meshclient.model.cluster import ConnectionOptions
+from meshclient.transport.async_engine import AsyncEngine
+from meshclient.transport.interface import AsyncWireResponse, PoolStats, Target, WireRequest
+
+T = TypeVar("T")
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def run_on(kind: str, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, with a limit that turns a hang into a failure."""
+
+    async def bounded() -> T:
+        return await asyncio.wait_for(coroutine, 20)
+
+    with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
+        return runner.run(bounded())
+
+
+def target(server: HttpServer | RawServer, **options: Any) -> Target:
+    return Target("127.0.0.1", server.port, None, ConnectionOptions(**options))
+
+
+def get(path: bytes = b"/", **limits: Any) -> WireRequest:
+    return WireRequest(b"GET", path, [(b"Host", b"test")], **limits)
+
+
+def post(body: Any, *headers: tuple[bytes, bytes], **limits: Any) -> WireRequest:
+    return WireRequest(b"POST", b"/", [(b"Host", b"test"), *headers], body, **limits)
+
+
+def soon(seconds: float) -> float:
+    """A deadline."""
+    return time.monotonic() + seconds
+
+
+async def read(response: AsyncWireResponse) -> bytes:
+    return b"".join([piece async for piece in response])
+
+
+def total(stats: dict[Target, PoolStats]) -> PoolStats:
+    result = PoolStats()
+    for one in stats.values():
+        result.add(one)
+    return result
+
+
+def counts(stats: dict[Target, PoolStats]) -> tuple[int, int]:
+    """(idle, active) over all targets."""
+    one = total(stats)
+    return one.idle, one.active
+
+
+async def no_tasks_left() -> None:
+    """Nothing but the test itself still runs on this loop."""
+    me = asyncio.current_task()
+    others = [task for task in asyncio.all_tasks() if task is not me]
+    # wait_for runs the test in a task of its own on Python 3.11.
+    others = [task for task in others if "bounded" not in repr(task)]
+    assert not others, others
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    """Until ``condition`` holds; what it waits for happens on other threads."""
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, "never happened"
+        await asyncio.sleep(0.002)
+
+
+def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]]) -> None:
+    """Run ``test`` with an engine that is closed afterwards, and leave nothing behind."""
+
+    async def run() -> None:
+        engine = AsyncEngine()
+        try:
+            await test(engine)
+        finally:
+            await engine.aclose()
+        await no_tasks_left()
+
+    run_on(kind, run())
+
+
+__all__ = [
+    "LOOPS",
+    "HttpServer",
+    "Peer",
+    "RawServer",
+    "Recorded",
+    "Reply",
+    "answer",
+    "counts",
+    "eventually",
+    "get",
+    "no_tasks_left",
+    "post",
+    "read",
+    "run_on",
+    "serve_raw",
+    "soon",
+    "target",
+    "total",
+    "using",
+]
