@@ -57,12 +57,14 @@ class Attempt:
 
     ``response_timeout_s`` runs from the moment the request is written,
     connecting not included (Envoy's per-try timeout); ``deadline`` is an
-    absolute bound on everything, the response body included. ``kind`` is the
+    absolute bound on everything, the response body included. ``by_caller``: the
+    response timeout is what was left of the caller's own limit. ``kind`` is the
     classification that every other policy reads; None while the try is open.
     """
 
     __slots__ = (
         "_closed",
+        "by_caller",
         "call",
         "cluster_state",
         "deadline",
@@ -97,6 +99,7 @@ class Attempt:
         self.headers: RawHeaders = call.head.headers.raw
         self.response_timeout_s: float | None = None
         self.deadline: float | None = None
+        self.by_caller = False
         self._closed = False
 
     @property
@@ -144,7 +147,6 @@ class Call:
         "_extra_flags",
         "_rand",
         "_retry",
-        "_retry_held",
         "_started",
         "_wall_clock",
         "attempts",
@@ -197,7 +199,6 @@ class Call:
         self._started = now
         self._rand = rand
         self._retry: RetryState | None = None
-        self._retry_held = False
         self._wall_clock = wall_clock
         self._count_attempts = False
         self._extra_flags: tuple[str, ...] = ()
@@ -236,13 +237,11 @@ class Call:
         head = self.head
         action = route.forward
         self.weighted = weighted = route.pick_cluster(head, random64)
-        if weighted is None:
-            self._unknown_cluster("", action.cluster_not_found_status)
-            return
-        self.cluster = cluster = self.plane.clusters.get(weighted.cluster)
+        cluster = None if weighted is None else self.plane.clusters.get(weighted.cluster)
         if cluster is None:
-            self._unknown_cluster(weighted.cluster, action.cluster_not_found_status)
+            self._unknown_cluster(action)
             return
+        self.cluster = cluster
         if cluster.refusal:
             self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
             return
@@ -280,14 +279,15 @@ class Call:
             return
         self.cluster = self.plane.passthrough
 
-    def _unknown_cluster(self, name: str, status: int) -> None:
-        what = (
-            f"the route names cluster {name!r}, which does not exist"
-            if name
-            else ("the header that names the cluster is missing")
-        )
+    def _unknown_cluster(self, action: ForwardAction) -> None:
+        if self.weighted is not None:
+            what = f"the route names cluster {self.weighted.cluster!r}, which does not exist"
+        elif action.cluster_header:
+            what = f"the header {action.cluster_header}, which names the cluster, is missing"
+        else:
+            what = "no cluster of the route has any weight"
         self.error = errors.UnknownCluster(f"{self._what()}: {what}", self.report)
-        self.error.status = status
+        self.error.status = action.cluster_not_found_status
 
     # -- tries ---------------------------------------------------------------
 
@@ -308,6 +308,7 @@ class Call:
             cluster.limiter.on_request(now)
         state = self._pick(cluster)
         if state is None:
+            self.release_retry()
             self.error = self._no_endpoint(cluster)
             raise self.error
         state.acquire()
@@ -320,6 +321,7 @@ class Call:
             left = self.give_up_at - now
             if attempt.response_timeout_s is None or left < attempt.response_timeout_s:
                 attempt.response_timeout_s = left if left > 0.0 else 0.0
+                attempt.by_caller = True
         return attempt
 
     def _pick(self, cluster: ClusterState) -> EndpointState | None:
@@ -388,11 +390,11 @@ class Call:
         if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
             attempt.kind = classify(outcome, False)
             attempt.outcome = "success" if status < 500 else "failed"
-            if self._retry_held:
+            if self._retry is not None:
                 self.release_retry()
             return None
         delay_s = None
-        if policy is not None and not self._over(outcome, now):
+        if policy is not None and not self._over(attempt, outcome, now):
             delay_s = self._retry_delay(policy, outcome, now)
         attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
@@ -401,11 +403,17 @@ class Call:
         attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
         return self._within_deadline(delay_s, now)
 
-    def _over(self, outcome: Outcome, now: float) -> bool:
+    def _over(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """Time limits of the whole call are never retried."""
         if outcome.reset is ResetReason.ROUTE_TIMEOUT:
             return True
-        return self.give_up_at is not None and not outcome.status and now >= self.give_up_at
+        return not outcome.status and self._caller_gave_up(attempt, outcome, now)
+
+    def _caller_gave_up(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        # A timer may fire a little before its time: the clock alone does not tell.
+        if attempt.by_caller and outcome.reset is ResetReason.PER_TRY_TIMEOUT:
+            return True
+        return self.give_up_at is not None and now >= self.give_up_at
 
     def _retry_delay(self, policy: RetryPolicy, outcome: Outcome, now: float) -> float | None:
         retry = self._retry
@@ -426,7 +434,6 @@ class Call:
             self.notes = (*self.notes, retry.note)
         if retry.flag:
             self._extra_flags = (*self._extra_flags, retry.flag)
-        self._retry_held = retry.held
         return delay_s
 
     def _within_deadline(self, delay_s: float, now: float) -> float | None:
@@ -454,53 +461,55 @@ class Call:
             attempt.outcome = "success" if outcome.status < 500 else "failed"
             return
         attempt.outcome = outcome.reset.value
-        kind = self._error_class(outcome, now)
-        cause = f": {outcome.error}" if outcome.error is not None and str(outcome.error) else ""
-        self._fail(kind, f"{_WORDS.get(kind, 'failed')}{cause}")
-        assert self.error is not None
-        self.error.__cause__ = outcome.error
-        if kind in (
-            errors.CallTimeout,
-            errors.PerTryTimeout,
-            errors.RouteTimeout,
-            errors.DeadlineExceeded,
-        ):
-            return
-        prefix = "upstream connect error or disconnect/reset before headers. "
-        again = "retried and the latest " if len(self.attempts) > 1 else ""
-        self.error.body = f"{prefix}{again}reset reason: {outcome.reset.value}"
+        kind = self._error_class(attempt, outcome, now)
+        error = self._reset(kind, _WORDS[kind], outcome)
+        if not issubclass(kind, errors.CallTimeout):
+            prefix = "upstream connect error or disconnect/reset before headers. "
+            again = "retried and the latest " if len(self.attempts) > 1 else ""
+            error.body = f"{prefix}{again}reset reason: {outcome.reset.value}"
 
-    def _error_class(self, outcome: Outcome, now: float) -> type[errors.CallError]:
+    def break_off(self, outcome: Outcome) -> errors.CallError:
+        """The error of a response body that ended early: final, whatever the policy says."""
+        assert outcome.reset is not None
+        self.attempts[-1].outcome = outcome.reset.value
+        kind = _BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
+        return self._reset(kind, "the response body broke off", outcome)
+
+    def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
+        """An error for a reset, with its cause and Envoy's flag for it."""
+        cause = " ".join(str(outcome.error or "").split())
+        error = self._fail(kind, f"{what}: {cause}" if cause else what)
+        error.__cause__ = outcome.error
+        if outcome.reset in _RESET_FLAGS:
+            error.flag = _RESET_FLAGS[outcome.reset]
+        return error
+
+    def _error_class(
+        self, attempt: Attempt, outcome: Outcome, now: float
+    ) -> type[errors.CallError]:
         reset = outcome.reset
-        if reset is ResetReason.ROUTE_TIMEOUT:
-            return errors.RouteTimeout
-        if reset is ResetReason.PER_TRY_TIMEOUT:
-            if self.give_up_at is not None and now >= self.give_up_at:
-                return errors.DeadlineExceeded
-            return errors.PerTryTimeout if self.per_try_s is not None else errors.RouteTimeout
-        if reset is ResetReason.CONNECTION_TIMEOUT:
-            return errors.ConnectTimeout
-        if reset in CONNECT_FAILURES:
-            return errors.ConnectFailed
-        if reset is ResetReason.PROTOCOL_ERROR:
-            return errors.UpstreamProtocolError
-        if reset is ResetReason.OVERFLOW:
-            return errors.Overflow
-        return errors.UpstreamReset
+        if reset is not ResetReason.PER_TRY_TIMEOUT:
+            assert reset is not None
+            return _RESET_ERRORS.get(reset, errors.UpstreamReset)
+        if self._caller_gave_up(attempt, outcome, now):
+            return errors.DeadlineExceeded
+        if self.per_try_s is not None:
+            return errors.PerTryTimeout
+        # Without a limit of the policy it can only be one of the caller's own.
+        return errors.DeadlineExceeded if self.timeout_s is None else errors.RouteTimeout
 
-    def _fail(self, kind: type[errors.CallError], why: str) -> None:
+    def _fail(self, kind: type[errors.CallError], why: str) -> errors.CallError:
         self.release_retry()
         tries = len(self.attempts)
         after = f" after {tries} tries" if tries > 1 else ""
         where = f" at {self.attempts[-1].endpoint}" if tries else ""
-        self.error = kind(f"{self._what()}{where}{after}: {why}", self.report)
+        self.error = error = kind(f"{self._what()}{where}{after}: {why}", self.report)
+        return error
 
     def release_retry(self) -> None:
-        """Give the retry permit back. Idempotent; drivers call it when a call is abandoned."""
-        if self._retry_held:
-            self._retry_held = False
-            if self._retry is not None and self.cluster is not None:
-                self._retry.release(self.cluster.limiter)
+        """Give the retry permit back, if one is held. Idempotent."""
+        if self._retry is not None and self.cluster is not None:
+            self._retry.release(self.cluster.limiter)
 
     def abandon(self, now: float) -> None:
         """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""
@@ -543,9 +552,10 @@ class Call:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Envoy's response flags."""
-        own = (self.error.flag,) if self.error is not None and self.error.flag else ()
-        return own + tuple(flag for flag in self._extra_flags if flag not in own)
+        """Envoy's response flags, in the order they were set."""
+        own = self.error.flag if self.error is not None else ""
+        extra = self._extra_flags
+        return (*extra, own) if own and own not in extra else extra
 
     def __repr__(self) -> str:
         return (
@@ -555,6 +565,26 @@ class Call:
 
 #: A strategy on a route without a policy: it alone decides what is repeated.
 _STRATEGY_ONLY = RetryPolicy(frozenset(), num_retries=10)
+
+_RESET_ERRORS: dict[ResetReason, type[errors.CallError]] = {
+    **dict.fromkeys(CONNECT_FAILURES, errors.ConnectFailed),
+    ResetReason.CONNECTION_TIMEOUT: errors.ConnectTimeout,
+    ResetReason.PROTOCOL_ERROR: errors.UpstreamProtocolError,
+    ResetReason.OVERFLOW: errors.Overflow,
+    ResetReason.ROUTE_TIMEOUT: errors.RouteTimeout,
+}
+#: After the response head only the caller's own limit bounds a single wait.
+_BODY_ERRORS: dict[ResetReason, type[errors.CallError]] = {
+    ResetReason.PROTOCOL_ERROR: errors.UpstreamProtocolError,
+    ResetReason.ROUTE_TIMEOUT: errors.RouteTimeout,
+    ResetReason.PER_TRY_TIMEOUT: errors.DeadlineExceeded,
+}
+#: Where the flag depends on more than the class of the error.
+_RESET_FLAGS = {
+    ResetReason.REMOTE_RESET: "UR",
+    ResetReason.REFUSED_STREAM: "UR",
+    ResetReason.CANCELLED: "LR",
+}
 
 _WORDS: dict[type[errors.CallError], str] = {
     errors.ConnectFailed: "no connection",

@@ -160,15 +160,19 @@ def local_response(family: Family, request: Any, reply: LocalReply, call: Call) 
     )
 
 
-def reply_to(error: errors.CallError) -> LocalReply:
-    """The response Envoy would give for a failure: status, body text, headers."""
+def reply_to(error: errors.CallError, call: Call) -> LocalReply:
+    """The response Envoy would give for a failure: status, body text, headers,
+    with the route's own response edits."""
     body = error.body.encode("latin-1", "replace")
     headers = HeaderMap([(b"content-length", b"%d" % len(body))])
     if body:
         headers.raw.insert(1, (b"content-type", b"text/plain"))
     if isinstance(error, errors.Overflow):
         headers.add("x-envoy-overloaded", "true")
-    return LocalReply(error.status, headers, body)
+    reply = LocalReply(error.status, headers, body)
+    if call.route is not None:
+        call.route.edit_local_reply(reply, call.head, call.weighted)
+    return reply
 
 
 class Targets:

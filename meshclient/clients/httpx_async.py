@@ -136,7 +136,7 @@ class AsyncMeshTransport:
 
     def _failed(self, family: Family, request: Any, call: Call, error: errors.CallError) -> Any:
         if self._runtime.respond:
-            return common.local_response(family, request, common.reply_to(error), call)
+            return common.local_response(family, request, common.reply_to(error, call), call)
         raise family.error(error, request) from error.__cause__
 
     async def aclose(self) -> None:

@@ -135,7 +135,7 @@ class MeshTransport:
 
     def _failed(self, family: Family, request: Any, call: Call, error: errors.CallError) -> Any:
         if self._runtime.respond:
-            return common.local_response(family, request, common.reply_to(error), call)
+            return common.local_response(family, request, common.reply_to(error, call), call)
         raise family.error(error, request) from error.__cause__
 
     def close(self) -> None:

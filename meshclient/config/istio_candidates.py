@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshclient.config.istio_names import is_wildcard, most_specific
+from meshclient.config.istio_names import most_specific
 from meshclient.config.istio_virtual_service import VirtualService
 from meshclient.model.snapshot import Node
 
@@ -46,7 +46,3 @@ class HostIndex:
         """Whether ``service`` is the one for the registry's ``host``."""
         found = most_specific(host, self._table)
         return found is not None and found[1] is service
-
-    def exact(self, host: str) -> VirtualService | None:
-        """The first VirtualService that names ``host`` without a wildcard."""
-        return None if is_wildcard(host) else self._table.get(host)

@@ -59,11 +59,6 @@ def subset_of(name: str, pattern: str) -> bool:
     return name == pattern
 
 
-def specificity(host: str) -> tuple[bool, int, str]:
-    """Sort key: exact before wildcard, longer before shorter, then by alphabet."""
-    return (is_wildcard(host), -len(host), host)
-
-
 def most_specific(host: str, table: Mapping[str, T]) -> tuple[str, T] | None:
     """The entry for ``host``: itself, else the longest wildcard that covers it."""
     if host in table:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from meshclient.config import kinds, native, yaml_nodes
+from meshclient.config import kinds, native
 from meshclient.config.documents import Document
 from meshclient.config.files import find_files, read_text
 from meshclient.config.merge import merge_routes
+from meshclient.config.parse_cache import parse_file
 from meshclient.config.python_nodes import from_python
 from meshclient.config.reader import Diagnostics, Reader
 from meshclient.errors import ConfigError
@@ -87,7 +88,7 @@ def inspect_paths(
     for file in files:
         text = read_text(file, sink)
         if text is not None:
-            nodes = yaml_nodes.parse(text, file, sink)
+            nodes = parse_file(text, file, sink)
             roots.extend(Reader.root(found, file, sink) for found in nodes)
     return _build(roots, sink, _Caller(node, namespace, outbound), tuple(files))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from istio_yaml import service, to, translate, virtual_service
 
@@ -124,3 +126,15 @@ def test_export(export: str, caller: str, seen: bool) -> None:
 @pytest.mark.parametrize("words", ['["~"]', '["*", "."]', "[UP]"])
 def test_bad_export(words: str) -> None:
     assert translate(virtual_service("vs", "[a]", to("a"), more=f"exportTo: {words}")).errors
+
+
+def test_the_example_of_the_manual_does_what_it_says() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "istio.md").read_text()
+    example = manual.split("```yaml\n")[1].split("```")[0]
+    made = translate(example)
+    assert (made.errors, made.warnings) == ([], [])
+    reviews = "reviews.default.svc.cluster.local"
+    assert made.targets("reviews", 9080, 0) == {f"9080|v2|{reviews}": 1}
+    assert made.targets("reviews", 9080, 1) == {f"9080|v1|{reviews}": 90, f"9080|v2|{reviews}": 10}
+    assert made.addresses(f"9080|v1|{reviews}") == ["127.0.0.1:9081"]
+    assert made.addresses(f"9080|v2|{reviews}") == ["127.0.0.1:9082"]

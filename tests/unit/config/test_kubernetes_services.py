@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
+
 import pytest
 from istio_yaml import Result, destination_rule, service, translate
 
-from meshclient.config.istio_service import protocol_of_port
+from meshclient.config.diagnostics import Diagnostics
+from meshclient.config.documents import Document
+from meshclient.config.istio_service import ServicePort, protocol_of_port
+from meshclient.config.kubernetes import read_objects
+from meshclient.config.reader import Reader
+from meshclient.config.yaml_nodes import parse
 from meshclient.model.endpoint import DnsSource, Endpoint, Locality, OriginalDestination
 
 _A = "a.default.svc.cluster.local"
@@ -187,7 +194,30 @@ def test_a_hidden_service_does_not_exist() -> None:
     assert translate(text).clusters == {}
 
 
-def test_node_localities_reach_pods() -> None:
+def test_a_pod_has_the_locality_of_its_node() -> None:
+    node = """
+        apiVersion: v1
+        kind: Node
+        metadata: {name: n1, labels: {topology.kubernetes.io/region: eu,
+                   topology.kubernetes.io/zone: b, topology.istio.io/subzone: r1}}
+    """
+    sink = Diagnostics()
+    documents = [
+        Document(Reader.root(root, "f", sink), "v1", kind, "default", name)
+        for kind, name, text in (
+            ("Node", "n1", node),
+            ("Pod", "p", pod("p", "10.0.0.1", "{app: a}")),
+        )
+        for root in parse(dedent(text), "f", sink)
+    ]
+    (found,) = read_objects(documents).pod_endpoints(
+        "default", (("app", "a"),), ServicePort(80, target="web")
+    )
+    assert found.locality == Locality("eu", "b", "r1")
+    assert len(sink) == 0
+
+
+def test_the_locality_label_of_a_pod_is_used() -> None:
     made = translate(_SERVICE, pod("p", "10.0.0.1", "{app: a, istio-locality: eu.b.r1}"))
     assert made.cluster(f"80||{_A}").endpoints[0].locality == Locality("eu", "b", "r1")
 
