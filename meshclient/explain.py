@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshclient.call import Call
 from meshclient.model.cluster import Cluster
 from meshclient.model.request import RequestHead
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import DirectResponse, ForwardAction, RedirectAction, Route
 from meshclient.model.source import Diagnostic, Source
 from meshclient.plane import ClusterState, Plane
-from meshclient.routing import CompiledHost, CompiledRoute
+from meshclient.resilience import merge_timeouts
+from meshclient.routing import CompiledHost
 
 
 class Explanation:
@@ -97,13 +99,26 @@ def explain(plane: Plane, head: RequestHead, random64: int = 0) -> Explanation:
     result.virtual_host = host.virtual_host.name
     result.virtual_host_source = _where(host.virtual_host.source)
     _explain_routes(result, host, head, random64)
-    route = host.find_route(head, random64)
-    if route is None:
+    # A call that is never tried counts nowhere; it edits its copy of the head.
+    call = Call(plane, _copy(head), 0.0, lambda: random64)
+    if call.route is None:
         result.verdict = "no route of this host matches: 404 (NR)"
         return result
-    _note_documents(result, host, route.route)
-    _explain_action(result, plane, route, head)
+    _note_documents(result, host, call.route.route)
+    _explain_action(result, plane, call, head)
     return result
+
+
+def _copy(head: RequestHead) -> RequestHead:
+    return RequestHead(
+        head.method,
+        head.scheme,
+        head.authority,
+        head.port,
+        head.path,
+        head.headers.copy(),
+        head.dialled,
+    )
 
 
 def _unknown_host(result: Explanation, plane: Plane, head: RequestHead) -> None:
@@ -150,57 +165,75 @@ def _note(diagnostic: Diagnostic) -> str:
     return f"{field}{diagnostic.message}{where}"
 
 
-def _explain_action(
-    result: Explanation, plane: Plane, route: CompiledRoute, head: RequestHead
-) -> None:
-    action = route.route.action
+def _explain_action(result: Explanation, plane: Plane, call: Call, head: RequestHead) -> None:
+    assert call.route is not None
+    action = call.route.route.action
     if isinstance(action, DirectResponse):
         result.verdict = f"answered directly: {action.status}"
     elif isinstance(action, RedirectAction):
-        reply = route.local_reply(head)
-        location = reply.headers.get("location") if reply is not None else ""
+        location = call.reply.headers.get("location") if call.reply is not None else ""
         result.verdict = f"redirected: {action.status} to {location}"
     else:
-        _explain_forward(result, plane, route, action, head)
+        _explain_forward(result, plane, call, action, head)
 
 
 def _explain_forward(
     result: Explanation,
     plane: Plane,
-    route: CompiledRoute,
+    call: Call,
     action: ForwardAction,
     head: RequestHead,
 ) -> None:
-    shares = [(w.cluster, w.weight) for w in action.clusters]
-    if action.cluster_header:
-        shares = [(head.headers.get(action.cluster_header) or "", 1)]
-    total = sum(weight for _, weight in shares) or 1
-    for name, weight in shares:
-        share = f"{100 * weight / total:g} %" if len(shares) > 1 else ""
-        result.clusters.append(_describe_cluster(result, plane.clusters.get(name), name, share))
+    for name, share in _shares(call, action, head):
+        row = _describe_cluster(result, plane.clusters.get(name), name, share)
+        if name not in plane.clusters:
+            row["problem"] = f"this cluster does not exist: {action.cluster_not_found_status} (NC)"
+        result.clusters.append(row)
+    if not result.clusters:
+        result.verdict = f"{call.error}: {action.cluster_not_found_status} (NC)"
+        return
     names = ", ".join(f"{c['name']} {c['share']}".strip() for c in result.clusters)
     result.verdict = f"forwarded to {names}"
-    if len(shares) == 1 and result.clusters[0]["problem"]:
+    if len(result.clusters) == 1 and result.clusters[0]["problem"]:
         result.verdict += f" ({result.clusters[0]['problem']})"
-    _explain_rewrite(result, route, head)
+    sent = call.head
+    assert call.route is not None
+    authority = "the endpoint's own" if call.route.host_from_endpoint else sent.authority
+    if (authority, sent.path) != (head.authority, head.path):
+        result.rewritten = f"{sent.method} {sent.path}  Host: {authority}"
+    _explain_terms(result, call, action)
+
+
+def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> None:
+    policy, timeout_s, per_try_s = call.policy, call.timeout_s, call.per_try_s
+    if call.error is not None:  # it ended before the caller's headers were read
+        policy = action.retry
+        per_try_s = policy.per_try_timeout_s if policy is not None else None
+        timeout_s, per_try_s = merge_timeouts(action.timeout_s, per_try_s, None)
     result.timeouts = {
-        "timeout over all tries": _seconds(action.timeout_s),
-        "timeout per try": _seconds(action.retry.per_try_timeout_s if action.retry else None),
+        "timeout over all tries": _seconds(timeout_s),
+        "timeout per try": _seconds(per_try_s),
         "idle timeout": _seconds(action.idle_timeout_s),
     }
-    result.retry = _retry_terms(action.retry)
+    result.retry = _retry_terms(policy)
 
 
-def _explain_rewrite(result: Explanation, route: CompiledRoute, head: RequestHead) -> None:
-    if not route.has_request_edits or not route.forward.clusters:
-        return
-    before = (head.authority, head.path)
-    copy = RequestHead(
-        head.method, head.scheme, head.authority, head.port, head.path, head.headers.copy()
-    )
-    route.edit_request(copy, route.forward.clusters[0])
-    if (copy.authority, copy.path) != before:
-        result.rewritten = f"{copy.method} {copy.path}  Host: {copy.authority}"
+def _shares(call: Call, action: ForwardAction, head: RequestHead) -> list[tuple[str, str]]:
+    """Every cluster the route may choose, with its odds; one, where a header decides."""
+    chosen, route = call.weighted, call.route
+    if chosen is None or route is None:
+        return []
+    total = sum(weighted.weight for weighted in action.clusters)
+    header = action.cluster_header
+    if not header and action.weight_header.lower() in head.headers:
+        # A value that is no number leaves the choice to chance, as without the header.
+        least, most = (route.pick_cluster(head, drawn) for drawn in (0, total - 1))
+        header = action.weight_header if least == most else ""
+    if header:
+        return [(chosen.cluster, f"(as the header {header} says)")]
+    if len(action.clusters) == 1:
+        return [(chosen.cluster, "")]
+    return [(w.cluster, f"{100 * w.weight / total:g} %") for w in action.clusters]
 
 
 def _describe_cluster(
@@ -214,7 +247,6 @@ def _describe_cluster(
         "candidates": [],
     }
     if state is None:
-        row["problem"] = "this cluster does not exist: 503 (NC)"
         return row
     cluster = state.cluster
     for source in cluster.sources:

@@ -11,18 +11,19 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from meshclient import errors
 from meshclient.clients.runtime import Runtime
 from meshclient.control import Controller, after_fork
-from meshclient.model.endpoint import NO_LOCALITY, Locality, labels_of
+from meshclient.model.endpoint import Locality, labels_of
 from meshclient.model.headers import HeaderMap
 from meshclient.model.request import RequestHead
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
-from meshclient.plane import Plane, build_plane, forked_plane
+from meshclient.plane import PASSTHROUGH, Plane, build_plane, forked_plane
 
 if TYPE_CHECKING:
     import httpx
@@ -76,6 +77,7 @@ class Mesh:
         """
         if local_replies not in ("raise", "respond"):
             raise ValueError(f'local_replies is "raise" or "respond", not {local_replies!r}')
+        strategies = _checked(retry_strategies)
         self._lock = threading.Lock()
         self._engines: dict[str, Any] = {}
         self._plane: Plane  # the last one built; set by the controller through _build
@@ -88,7 +90,7 @@ class Mesh:
             clock,
             rand,
             respond=local_replies == "respond",
-            strategies=dict(retry_strategies or {}),
+            strategies=strategies,
         )
         after_fork.register(self)
 
@@ -108,26 +110,27 @@ class Mesh:
     ) -> Self:
         """A mesh from policy files and directories, reloaded when they change.
 
-        ``namespace`` (default ``default``, or the file's own ``node``),
-        ``labels`` and ``locality`` (``region/zone/sub_zone``) say who is
-        calling. ``outbound`` overrides what the files say. ``local_replies``:
-        ``"raise"`` (default) or ``"respond"``. ``retry_strategies``: by the name of the
-        virtual host. ``watch=False`` reads once.
+        ``namespace``, ``labels`` and ``locality`` (``region/zone/sub_zone``) say
+        who is calling; each that is given takes the place of what the files' own
+        ``node`` says of it. ``outbound`` overrides what the files say.
+        ``local_replies``: ``"raise"`` (default) or ``"respond"``.
+        ``retry_strategies``: by the name of the virtual host. ``watch=False``
+        reads once.
 
-        Raises :class:`~meshclient.errors.ConfigError` with every error of every file.
+        Raises :class:`~meshclient.errors.ConfigError` with every error of every
+        file, ValueError for arguments that mean nothing.
         """
         from meshclient.config import load_paths
 
         if not paths:
             raise ValueError("from_file needs at least one file or directory")
         texts = [os.fspath(path) for path in paths]
-        node = _node(namespace, labels, locality)
 
-        def load() -> MeshConfig:
+        def load(node: Node | None = None) -> MeshConfig:
             return load_paths(texts, namespace=namespace, node=node, outbound=outbound)
 
         return cls(
-            load,
+            _with_caller(load, labels, locality),
             watch=texts if watch else (),
             local_replies=local_replies,
             retry_strategies=retry_strategies,
@@ -148,12 +151,12 @@ class Mesh:
         """A mesh from parsed documents, for tests and notebooks. See :meth:`from_file`."""
         from meshclient.config import load_documents
 
-        config = load_documents(
-            list(documents),
-            namespace=namespace,
-            node=_node(namespace, labels, locality),
-            outbound=outbound,
-        )
+        given = documents if isinstance(documents, Mapping) else list(documents)
+
+        def load(node: Node | None = None) -> MeshConfig:
+            return load_documents(given, namespace=namespace, node=node, outbound=outbound)
+
+        config = _with_caller(load, labels, locality)()
         return cls(lambda: config, local_replies=local_replies, retry_strategies=retry_strategies)
 
     @classmethod
@@ -251,16 +254,21 @@ class Mesh:
         """An ``httpx.Client`` whose calls follow the policy.
 
         ``options`` are httpx's own. ``verify``, ``cert`` and ``trust_env`` hold for the
-        ``https`` connections that are made. ``family="httpx2"`` makes a
-        client of that library.
+        ``https`` connections that are made; ``limits`` has no effect, the policy's
+        limits hold. ``family="httpx2"`` makes a client of that library.
+
+        Raises TypeError for a ``transport``, ValueError for ``http2``, ``proxy`` and
+        an unknown ``family``, :class:`~meshclient.errors.ClosedError` once the mesh is closed.
         """
+        library = _library(family)
         transport = self._transport_for(options, "sync")
-        return _library(family).Client(transport=transport, **options)  # type: ignore[no-any-return]
+        return library.Client(transport=transport, **options)  # type: ignore[no-any-return]
 
     def async_client(self, *, family: str = "httpx", **options: Any) -> httpx.AsyncClient:
         """:meth:`client` for asyncio."""
+        library = _library(family)
         transport = self._transport_for(options, "async")
-        return _library(family).AsyncClient(transport=transport, **options)  # type: ignore[no-any-return]
+        return library.AsyncClient(transport=transport, **options)  # type: ignore[no-any-return]
 
     def transport(
         self, *, verify: Any = True, cert: Any = None, trust_env: bool = True
@@ -281,7 +289,8 @@ class Mesh:
             if options.get(name):
                 raise ValueError(f"{name} is not supported by mesh clients yet; drop it")
             options.pop(name, None)
-        options.pop("limits", None)
+        if options.pop("limits", None) is not None:
+            raise ValueError("connections are the policy's business: see connection: in its file")
         unstated = "timeout" not in options
         return self._make_transport(
             colour,
@@ -308,9 +317,10 @@ class Mesh:
         return AsyncMeshTransport(self._runtime, engine, context, unstated_yields)
 
     def _engine(self, colour: str) -> Any:
-        if self._runtime.closed:
-            raise errors.ClosedError("the mesh is closed; make a new one")
         with self._lock:
+            # Inside the lock: an engine made after close() took them would stay open.
+            if self._runtime.closed:
+                raise errors.ClosedError("the mesh is closed; make a new one")
             engine = self._engines.get(colour)
             if engine is None:
                 engine = self._engines[colour] = _new_engine(colour)
@@ -346,11 +356,15 @@ class Mesh:
         return explain(self._publisher.plane, _head_of(method, url, headers))
 
     def dump(self) -> dict[str, Any]:
-        """Snapshot version, endpoints with their in-flight counts, and pools; plain values."""
+        """Snapshot version, endpoints with their in-flight counts, and pools; plain values.
+
+        The hosts that no policy knows are under ``PassthroughCluster``.
+        """
         plane = self._publisher.plane
+        states = {**plane.clusters, PASSTHROUGH: plane.passthrough}
         clusters = {
-            name: {str(s.endpoint): s.active for s in state.states}
-            for name, state in plane.clusters.items()
+            name: {str(s.endpoint): s.active for s in state.live_states()}
+            for name, state in states.items()
         }
         return {
             "version": plane.snapshot.version,
@@ -417,15 +431,48 @@ def _library(family: str) -> Any:
         ) from error
 
 
-def _node(
-    namespace: str | None, labels: Mapping[str, str] | None, locality: str | None
-) -> Node | None:
-    """None where the caller says nothing, so that the files' own ``node`` holds."""
-    if labels is None and locality is None:
-        return None
-    parts = (locality or "").split("/")
-    place = Locality(*parts[:3]) if locality else NO_LOCALITY
-    return Node(namespace or "default", place, labels_of(dict(labels or {})))
+def _with_caller(
+    load: Callable[[Node | None], MeshConfig],
+    labels: Mapping[str, str] | None,
+    locality: str | None,
+) -> Callable[[], MeshConfig]:
+    """``load`` under the documents' own ``node`` with what the program says put in.
+
+    What the documents say is known only after reading them, so where the
+    program says something else they are read a second time.
+    """
+    changes: dict[str, Any] = {}
+    if labels is not None:
+        changes["labels"] = labels_of(dict(labels))
+    if locality is not None:
+        changes["locality"] = _locality(locality)
+
+    def load_as_caller() -> MeshConfig:
+        config = load(None)
+        node = replace(config.node, **changes)
+        return config if node == config.node else load(node)
+
+    return load_as_caller
+
+
+def _locality(text: str) -> Locality:
+    parts = text.split("/")
+    if len(parts) > 3:
+        raise ValueError(f"locality is region/zone/sub_zone, not {text!r}")
+    return Locality(*parts)
+
+
+def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryStrategy]:
+    """A typing error here would show at the first failure of a call only."""
+    from meshclient.resilience import RetryStrategy
+
+    for name, strategy in (strategies or {}).items():
+        if not isinstance(name, str) or not isinstance(strategy, RetryStrategy):
+            raise TypeError(
+                "retry_strategies maps names of virtual hosts to RetryStrategy objects, "
+                f"not {name!r} to {strategy!r}"
+            )
+    return dict(strategies or {})
 
 
 def _head_of(
@@ -442,11 +489,13 @@ def _head_of(
         )
     pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
     given = next((value for name, value in pairs if name.lower() == "host"), None)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
     authority = given or parts.netloc.rpartition("@")[2]
     if given is None:
+        if port == _DEFAULT_PORTS.get(parts.scheme):  # httpx leaves it out, too
+            authority = authority.removesuffix(f":{port}")
         pairs.insert(0, ("Host", authority))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
     return RequestHead(
         method.upper(), parts.scheme, authority, port, path, HeaderMap.of(pairs), parts.hostname
     )

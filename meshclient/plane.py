@@ -50,7 +50,11 @@ class ClusterState:
     @property
     def active_requests(self) -> int:
         """Requests in flight on all endpoints; the retry budget's denominator."""
-        return sum(state.active for state in self.states)
+        return sum(state.active for state in self.live_states())
+
+    def live_states(self) -> tuple[EndpointState, ...]:
+        """The endpoints known at this moment."""
+        return self.states
 
     @property
     def is_dialled(self) -> bool:
@@ -65,8 +69,9 @@ class ClusterState:
 class DialledClusterState(ClusterState):
     """A cluster whose endpoint is what the caller dialled (ORIGINAL_DST).
 
-    Thread-safe. Keeps at most :data:`MAX_DIALLED_ENDPOINTS` states; when full,
-    those without a call in flight go first.
+    Thread-safe. Remembers at most :data:`MAX_DIALLED_ENDPOINTS` states. When it is full,
+    those without a call in flight are forgotten; if all have one, a further
+    endpoint gets a state that lives as long as its call.
     """
 
     __slots__ = ("_by_address", "_lock", "_port")
@@ -84,9 +89,8 @@ class DialledClusterState(ClusterState):
             self._lock = previous._lock
             self.limiter = previous.limiter
 
-    @property
-    def active_requests(self) -> int:
-        return sum(state.active for state in tuple(self._by_address.values()))
+    def live_states(self) -> tuple[EndpointState, ...]:
+        return tuple(self._by_address.values())
 
     @property
     def is_dialled(self) -> bool:
@@ -106,7 +110,8 @@ class DialledClusterState(ClusterState):
                 if idle.active == 0:
                     del self._by_address[old]
         state = EndpointState(Endpoint(key[0], key[1], hostname=key[0]), self.cluster.name)
-        self._by_address[key] = state
+        if len(self._by_address) < MAX_DIALLED_ENDPOINTS:
+            self._by_address[key] = state
         return state
 
 
@@ -145,8 +150,9 @@ def build_plane(
 ) -> Plane:
     """Compile ``snapshot``, taking over from ``previous`` whatever still holds.
 
-    Route tables are reused where the configuration compares equal; endpoint
-    states (in-flight counts) where endpoint and cluster policy do. ``seed``
+    Route tables are reused where the configuration is the same object (one that
+    is merely equal may stand on other lines); endpoint states (in-flight
+    counts) where address and cluster policy compare equal. ``seed``
     gives a fresh unsigned 64-bit number per call, ``wall_clock`` Unix seconds
     for header values that name the time.
     """

@@ -62,12 +62,13 @@ class Family:
     def error(self, error: errors.CallError, request: Any, timeout: str = "") -> Exception:
         """``error`` as the family's own exception, too.
 
-        ``timeout`` (``"write"``, ``"pool"``) narrows a timeout to the family's
-        more exact class.
+        ``timeout`` (``"write"``, ``"pool"``; default: what the wire's error says)
+        narrows a timeout to the family's more exact class.
         """
         kind = type(error)
         counterpart = {"write": "WriteTimeout", "pool": "PoolTimeout"}.get(
-            timeout, _COUNTERPARTS.get(kind, "TransportError")
+            timeout or getattr(error.__cause__, "timeout", ""),
+            _COUNTERPARTS.get(kind, "TransportError"),
         )
         cls = self._errors.get((kind, counterpart))
         if cls is None:
@@ -87,7 +88,8 @@ def _combine(kind: type[errors.CallError], counterpart: Any, family: str) -> typ
         self.report = report
 
     def reduce(self: Any) -> tuple[Any, ...]:
-        return (_rebuild, (kind, counterpart, family, str(self), self.report))
+        answer = {"status": self.status, "body": self.body, "flag": self.flag}
+        return (_rebuild, (kind, counterpart, family, str(self), self.report), answer)
 
     members = {
         "__init__": init,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.model.headers import HeaderMap
-from meshclient.model.outcome import Outcome, ResetReason
+from meshclient.model.outcome import Outcome
 from meshclient.model.request import LocalReply, RequestHead
 from meshclient.transport.interface import Target, WireError, WireRequest
 from meshclient.transport.tls import TlsIdentity
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.call import Attempt, Call
     from meshclient.clients.families import Family
+
+#: Packages whose transport API the drivers speak.
+FAMILIES = ("httpx", "httpx2")
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -76,16 +79,24 @@ def _is_replayable(stream: Any) -> bool:
 
     That holds for a list or another re-iterable given as ``content=`` and for a
     multipart form whose files can seek; a generator, an iterator or a file
-    object is spent after one pass.
+    object is spent after one pass. Of a stream class of the caller's own
+    nothing is known, so it counts as spent.
     """
-    fields = getattr(stream, "fields", None)
-    if fields is not None:
-        files = [field.file for field in fields if hasattr(field, "file")]
-        return all(isinstance(f, (bytes, str)) or hasattr(f, "seek") for f in files)
-    source = getattr(stream, "_stream", None)
-    if source is None or hasattr(source, "read"):
+    kind = type(stream)
+    if kind.__module__.partition(".")[0] not in FAMILIES:
         return False
-    return not hasattr(source, "__next__") and not hasattr(source, "__anext__")
+    if kind.__name__ == "MultipartStream":
+        files = (field.file for field in stream.fields if hasattr(field, "file"))
+        return all(isinstance(f, (bytes, str)) or _can_seek(f) for f in files)
+    source = getattr(stream, "_stream", None)
+    once = ("read", "aread", "__next__", "__anext__")
+    return source is not None and not any(hasattr(source, name) for name in once)
+
+
+def _can_seek(file: Any) -> bool:
+    """A pipe has ``seek``, too; a file-like object without ``seekable`` is believed."""
+    seekable = getattr(file, "seekable", None)
+    return hasattr(file, "seek") if seekable is None else bool(seekable())
 
 
 def caller_timeouts(request: Any, call: Call, unstated_yields: bool) -> Mapping[str, float | None]:
@@ -136,17 +147,7 @@ def failure(error: WireError) -> Outcome:
 
 def body_error(call: Call, error: WireError) -> errors.CallError:
     """A failure after the response head: final, whatever the policy says."""
-    if error.reason is ResetReason.ROUTE_TIMEOUT:
-        kind: type[errors.CallError] = errors.RouteTimeout
-    elif error.timeout:
-        kind = errors.DeadlineExceeded
-    elif error.reason is ResetReason.PROTOCOL_ERROR:
-        kind = errors.UpstreamProtocolError
-    else:
-        kind = errors.UpstreamReset
-    made = kind(f"{call!r}: the response body broke off: {error}", call.report)
-    made.__cause__ = error
-    return made
+    return call.break_off(failure(error))
 
 
 def local_response(family: Family, request: Any, reply: LocalReply, call: Call) -> Any:

@@ -24,6 +24,7 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
     "WorkloadEntry": _NETWORKING,
     "Service": ("v1",),
     "Endpoints": ("v1",),
+    "Node": ("v1",),
     "Pod": ("v1",),
     "EndpointSlice": ("discovery.k8s.io/v1", "discovery.k8s.io/v1beta1"),
 }

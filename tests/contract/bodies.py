@@ -40,10 +40,9 @@ def _list(colour: Colour) -> dict[str, Any]:
 
 
 def _file(colour: Colour) -> dict[str, Any]:
-    """A real file, half read already: what is sent begins there."""
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the request owns it until it is collected
-    file.write(b"x" * 10 + WHOLE)
-    file.seek(10)
+    file.write(WHOLE)
+    file.seek(0)
     if colour == "async":
         return {"content": _async_file(file), "headers": {"Content-Length": str(len(WHOLE))}}
     return {"content": file}

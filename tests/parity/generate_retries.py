@@ -110,6 +110,8 @@ _RATE_LIMITED = RateLimitedBackOff((ResetHeader("x-reset", "seconds"),), 2.0)
 
 
 def _script(draw: Draw) -> tuple[Step, ...]:
+    if draw.chance(0.3):
+        return (Step(503),)  # for good, so that policies run out of retries
     return tuple(_step(draw) for _ in range(draw.number(1, 4)))
 
 

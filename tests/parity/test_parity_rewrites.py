@@ -10,4 +10,5 @@ def test_requests_and_responses_are_changed_as_envoy_changes_them(check: Check) 
     seen = check(generate_rewrites.build)
     assert seen.cases >= 350
     assert seen.attempts[1] >= 100
-    assert {200, 301, 302, 303, 307, 308, 404, 503} <= seen.statuses.keys()
+    assert sum(seen.statuses[status] for status in (301, 302, 303, 307, 308)) >= 30
+    assert {200, 404, 503} <= seen.statuses.keys()

@@ -195,8 +195,11 @@ class HttpServer:
             self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        for _ in range(5):  # what was just being accepted turns up a little later
+        # What waits to be accepted comes first: asyncio drops a connection that
+        # it accepts while the server closes, and complains about it later.
+        for round_ in range(6):
+            if round_ == 3:
+                server.close()
             await asyncio.sleep(0.001)
             for protocol in list(self._protocols):
                 protocol.transport.abort()
