@@ -58,13 +58,15 @@ class Attempt:
     ``response_timeout_s`` runs from the moment the request is written,
     connecting not included (Envoy's per-try timeout); ``deadline`` is an
     absolute bound on everything, the response body included. ``by_caller``: the
-    response timeout is what was left of the caller's own limit. ``kind`` is the
-    classification that every other policy reads; None while the try is open.
+    response timeout is what was left of the caller's own limit; ``by_idle`` (set
+    by the driver): the bound on each read is the route's idle timeout. ``kind`` is
+    the classification that every other policy reads; None while the try is open.
     """
 
     __slots__ = (
         "_closed",
         "by_caller",
+        "by_idle",
         "call",
         "cluster_state",
         "deadline",
@@ -100,6 +102,7 @@ class Attempt:
         self.response_timeout_s: float | None = None
         self.deadline: float | None = None
         self.by_caller = False
+        self.by_idle = False
         self._closed = False
 
     @property

@@ -71,8 +71,8 @@ def _route_line(route: dict[str, str]) -> str:
 
 
 def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
-    head = f"cluster {cluster['name']}  {cluster['share']}  {cluster['load_balancing']}"
-    lines = [head.rstrip()]
+    parts = (f"cluster {cluster['name']}", cluster["share"], cluster["load_balancing"])
+    lines = ["  ".join(part for part in parts if part)]
     if cluster["problem"]:
         lines.append(f"  {cluster['problem']}")
     for row in cluster["candidates"]:

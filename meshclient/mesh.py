@@ -19,8 +19,7 @@ from meshclient import errors
 from meshclient.clients.runtime import Runtime
 from meshclient.control import Controller, after_fork
 from meshclient.model.endpoint import Locality, labels_of
-from meshclient.model.headers import HeaderMap
-from meshclient.model.request import RequestHead
+from meshclient.model.request import head_of
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
 from meshclient.plane import PASSTHROUGH, Plane, build_plane, forked_plane
@@ -37,7 +36,6 @@ LocalReplies = Literal["raise", "respond"]
 #: Where ``from_env`` looks for policy files (separated as in ``PATH``).
 CONFIG_VARIABLE = "MESHCLIENT_CONFIG"
 _XDS_VARIABLES = ("GRPC_XDS_BOOTSTRAP", "GRPC_XDS_BOOTSTRAP_CONFIG")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _random64() -> int:
@@ -353,7 +351,7 @@ class Mesh:
         """
         from meshclient.explain import explain
 
-        return explain(self._publisher.plane, _head_of(method, url, headers))
+        return explain(self._publisher.plane, head_of(method, url, headers))
 
     def dump(self) -> dict[str, Any]:
         """Snapshot version, endpoints with their in-flight counts, and pools; plain values.
@@ -473,32 +471,6 @@ def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryS
                 f"not {name!r} to {strategy!r}"
             )
     return dict(strategies or {})
-
-
-def _head_of(
-    method: str,
-    url: str,
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
-) -> RequestHead:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(url)
-    if not parts.scheme or not parts.hostname:
-        raise ValueError(
-            f"a URL with scheme and host is needed, such as http://reviews/, not {url!r}"
-        )
-    pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
-    given = next((value for name, value in pairs if name.lower() == "host"), None)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
-    authority = given or parts.netloc.rpartition("@")[2]
-    if given is None:
-        if port == _DEFAULT_PORTS.get(parts.scheme):  # httpx leaves it out, too
-            authority = authority.removesuffix(f":{port}")
-        pairs.insert(0, ("Host", authority))
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return RequestHead(
-        method.upper(), parts.scheme, authority, port, path, HeaderMap.of(pairs), parts.hostname
-    )
 
 
 def _no_environment() -> Diagnostic:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.model.headers import HeaderMap
-from meshclient.model.outcome import Outcome
+from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
 from meshclient.transport.interface import Target, WireError, WireRequest
 from meshclient.transport.tls import TlsIdentity
@@ -127,6 +127,7 @@ def wire_request(
         idle_s = route.forward.idle_timeout_s
         if idle_s is not None and (read_s is None or idle_s < read_s):
             read_s = idle_s
+            attempt.by_idle = True
     return WireRequest(
         head.method.encode("latin-1"),
         head.path.encode("latin-1"),
@@ -140,14 +141,18 @@ def wire_request(
     )
 
 
-def failure(error: WireError) -> Outcome:
+def failure(attempt: Attempt, error: WireError) -> Outcome:
     """What a wire error means to the core."""
-    return Outcome(reset=error.reason, sent=error.sent, error=error)
+    reason = error.reason
+    if attempt.by_idle and error.timeout == "read":
+        # The route's idle timeout ends the call, as Envoy's stream idle timeout does.
+        reason = ResetReason.ROUTE_TIMEOUT
+    return Outcome(reset=reason, sent=error.sent, error=error)
 
 
 def body_error(call: Call, error: WireError) -> errors.CallError:
     """A failure after the response head: final, whatever the policy says."""
-    return call.break_off(failure(error))
+    return call.break_off(failure(call.attempts[-1], error))
 
 
 def local_response(family: Family, request: Any, reply: LocalReply, call: Call) -> Any:

@@ -92,7 +92,7 @@ class MeshTransport:
                 )
                 outcome = Outcome(wire.status, HeaderMap(wire.headers))
             except WireError as error:
-                outcome = common.failure(error)
+                outcome = common.failure(attempt, error)
             delay_s = call.settle(attempt, outcome, clock())
             if delay_s is None and wire is not None and call.error is None:
                 return attempt, wire

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from meshclient.model.headers import HeaderMap
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def host_of(authority: str) -> str:
@@ -46,6 +50,36 @@ class RequestHead:
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method} {self.scheme}://{self.authority}{self.path}>"
+
+
+def head_of(
+    method: str,
+    url: str,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
+) -> RequestHead:
+    """The head of a request to ``url``, as a client library would make it.
+
+    Raises ValueError for a URL without scheme or host, or with a bad port.
+    """
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.hostname:
+        raise ValueError(
+            f"a URL with scheme and host is needed, such as http://reviews/, not {url!r}"
+        )
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
+    given = next((value for name, value in pairs if name.lower() == "host"), None)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+    authority = given or parts.netloc.rpartition("@")[2]
+    if given is None:
+        if port == _DEFAULT_PORTS.get(parts.scheme):  # httpx leaves it out, too
+            authority = authority.removesuffix(f":{port}")
+        pairs.insert(0, ("Host", authority))
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return RequestHead(
+        method.upper(), parts.scheme, authority, port, path, HeaderMap.of(pairs), parts.hostname
+    )
 
 
 class LocalReply:

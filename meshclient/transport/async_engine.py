@@ -278,6 +278,13 @@ class AsyncEngine:
             self._shards = {}
         return shards
 
+    def __del__(self) -> None:
+        # An engine nobody closed, with connections of a loop that nobody shut
+        # down: last chance to close them quietly. (Nothing refers back to the
+        # engine, so this comes before the collector finds their transports.)
+        with suppress(Exception):
+            self._drop_dead()
+
     def after_fork_in_child(self) -> None:
         """Forget every connection of the parent without a word to its peers."""
         self._lock = threading.Lock()

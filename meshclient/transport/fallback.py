@@ -2,7 +2,8 @@
 
 One httpcore pool per target, because httpcore's own key ignores the TLS server
 name. Nothing imports httpcore before the first request. Connection age and the
-request cap of the target's options have no counterpart in httpcore.
+request cap of the target's options have no counterpart in httpcore, and it sets
+the ALPN list of the context it is given.
 """
 
 from __future__ import annotations

@@ -50,14 +50,16 @@ def default_context(
     cert: ClientCertificate | None = None,
     *,
     trust_env: bool = True,
+    http2: bool = False,
 ) -> ssl.SSLContext:
     """The context for ``verify`` and ``cert`` as httpx understands them; cached.
 
     ``verify`` True trusts ``SSL_CERT_FILE``/``SSL_CERT_DIR`` (if ``trust_env``),
     else certifi's roots if certifi is installed, else the system's. A string is
     a file or directory of roots; False verifies nothing. A context is used as it
-    is, and never changed. Raises OSError (``ssl.SSLError`` is one) for files that
-    cannot be read. Thread-safe.
+    is, and never changed. ``http2`` offers h2, too, in a context of its own: give
+    such a context only to an engine that speaks it. Raises OSError (``ssl.SSLError``
+    is one) for files that cannot be read. Thread-safe.
     """
     if isinstance(verify, ssl.SSLContext):
         if cert is not None:
@@ -66,7 +68,7 @@ def default_context(
     roots = _environment_roots() if verify is True and trust_env else ("", "")
     if isinstance(verify, str):
         roots = ("", verify) if Path(verify).is_dir() else (verify, "")
-    return _build(bool(verify), roots, cert)
+    return _build(bool(verify), roots, cert, http2)
 
 
 def _environment_roots() -> tuple[str, str]:
@@ -74,7 +76,9 @@ def _environment_roots() -> tuple[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _build(verify: bool, roots: tuple[str, str], cert: ClientCertificate | None) -> ssl.SSLContext:
+def _build(
+    verify: bool, roots: tuple[str, str], cert: ClientCertificate | None, http2: bool
+) -> ssl.SSLContext:
     if not verify:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -82,7 +86,7 @@ def _build(verify: bool, roots: tuple[str, str], cert: ClientCertificate | None)
     else:
         cafile, capath = roots if any(roots) else (_certifi(), "")
         context = ssl.create_default_context(cafile=cafile or None, capath=capath or None)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
     if isinstance(cert, str):
         context.load_cert_chain(cert)
     elif cert is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -40,18 +39,10 @@ def _list(colour: Colour) -> dict[str, Any]:
 
 
 def _file(colour: Colour) -> dict[str, Any]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the request owns it until it is collected
-    file.write(WHOLE)
-    file.seek(0)
+    """A file object: httpx reads it from where it stands, once."""
     if colour == "async":
-        return {"content": _async_file(file), "headers": {"Content-Length": str(len(WHOLE))}}
-    return {"content": file}
-
-
-async def _async_file(file: Any) -> AsyncIterator[bytes]:
-    with file:
-        while data := file.read(4):
-            yield data
+        return {"content": _async_pieces(), "headers": {"Content-Length": str(len(WHOLE))}}
+    return {"content": io.BytesIO(WHOLE)}
 
 
 def _multipart(colour: Colour) -> dict[str, Any]:
@@ -100,4 +91,3 @@ MAKERS: dict[str, Callable[[Colour], dict[str, Any]]] = {
 def make(name: str, colour: Colour) -> dict[str, Any]:
     """Arguments for ``client.request``."""
     return MAKERS[name](colour)
-

@@ -106,11 +106,11 @@ def _ask_sync(driver: Driver, client: Any, ask: Ask, world: World) -> Observed:
     seen = Observed()
     try:
         if ask.reading == "whole":
-            response = client.request(ask.method, ask.url, **arguments)
+            response = client.request(ask.method, world.url(ask.url), **arguments)
             seen.body = response.content
             _take_head(seen, response, world)
             return seen
-        with client.stream(ask.method, ask.url, **arguments) as response:
+        with client.stream(ask.method, world.url(ask.url), **arguments) as response:
             _take_head(seen, response, world)
             if ask.reading == "lines":
                 seen.body = "|".join(response.iter_lines()).encode()
@@ -141,11 +141,11 @@ async def _ask_async(driver: Driver, client: Any, ask: Ask, world: World) -> Obs
     seen = Observed()
     try:
         if ask.reading == "whole":
-            response = await client.request(ask.method, ask.url, **arguments)
+            response = await client.request(ask.method, world.url(ask.url), **arguments)
             seen.body = response.content
             _take_head(seen, response, world)
             return seen
-        async with client.stream(ask.method, ask.url, **arguments) as response:
+        async with client.stream(ask.method, world.url(ask.url), **arguments) as response:
             _take_head(seen, response, world)
             if ask.reading == "lines":
                 seen.body = "|".join([line async for line in response.aiter_lines()]).encode()

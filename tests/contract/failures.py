@@ -9,7 +9,7 @@ from servers.http import Recorded, Reply
 
 from meshclient import RetryStrategy
 
-from .bodies import WHOLE
+from .bodies import BIG, WHOLE
 from .plain import _SENT
 from .scenario import Ask, Expected, Scenario, ok
 from .world import World
@@ -24,8 +24,8 @@ RETRY_503 = {"retries": {"attempts": 2, "on": [503]}}
 RETRY_RESET = {"retries": {"attempts": 2, "on": ["reset"]}}
 
 _BUSY_THEN_FINE = ("a failed_retryable 503", "a success 200")
+_CUT_BODY = ("a connection termination 200",)
 _TERMINATED = b"upstream connect error or disconnect/reset before headers. "
-_CUT = _TERMINATED + b"reset reason: connection termination"
 _REFUSED = _TERMINATED + b"reset reason: remote connection failure"
 _REFUSED_AGAIN = _TERMINATED + b"retried and the latest reset reason: remote connection failure"
 
@@ -41,7 +41,7 @@ def _cut(attempts: tuple[str, ...], note: str, *flags: str) -> Expected:
         error="UpstreamReset",
         counterpart="ReadError",
         attempts=attempts,
-        flags=("UC", *flags),
+        flags=(*flags, "UC"),
         note=note,
         reply=(503, body),
     )
@@ -139,9 +139,7 @@ RESETS = (
         "reset until the retries are used up",
         service=RETRY_RESET,
         script=(RESET,),
-        expected=(
-            _cut(("a connection termination -",) * 3, "all 2 retries are used up", "URX"),
-        ),
+        expected=(_cut(("a connection termination -",) * 3, "all 2 retries are used up", "URX"),),
         received=("a GET /x",) * 3,
     ),
     Scenario(
@@ -175,7 +173,9 @@ RESETS = (
         service=RETRY_RESET,
         script=(Reply(200, b"x" * 1000, truncate=500),),
         expected=(
-            Expected(error="UpstreamReset", counterpart="ReadError", attempts=("a success 200",)),
+            Expected(
+                error="UpstreamReset", counterpart="ReadError", attempts=_CUT_BODY, flags=("UC",)
+            ),
         ),
     ),
     Scenario(
@@ -184,20 +184,29 @@ RESETS = (
         script=(Reply(200, b"x" * 1000, truncate=500),),
         expected=(
             Expected(
-                200, error="UpstreamReset", counterpart="ReadError", attempts=("a success 200",)
+                200,
+                error="UpstreamReset",
+                counterpart="ReadError",
+                attempts=_CUT_BODY,
+                flags=("UC",),
             ),
         ),
     ),
     Scenario(
         "not HTTP inside the body",
         script=(
-            Reply(raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"),
+            # So long that the head is delivered before the fault is seen.
+            Reply(
+                raw=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n%b\r\nzz\r\n"
+                % BIG
+            ),
         ),
         expected=(
             Expected(
                 error="UpstreamProtocolError",
                 counterpart="RemoteProtocolError",
-                attempts=("a success 200",),
+                attempts=("a protocol error 200",),
+                flags=("UPE",),
             ),
         ),
     ),
@@ -218,7 +227,7 @@ CONNECTING = (
                 error="ConnectFailed",
                 counterpart="ConnectError",
                 attempts=("refused remote connection failure -",) * 3,
-                flags=("UF", "URX"),
+                flags=("URX", "UF"),
                 note="all 2 retries are used up",
                 reply=(503, _REFUSED_AGAIN),
             ),
@@ -321,7 +330,7 @@ def _istio(world: World) -> list[dict[str, Any]]:
             "kind": "ServiceEntry",
             "metadata": {"name": "svc", "namespace": "default"},
             "spec": {
-                "hosts": ["svc"],
+                "hosts": ["svc.example"],
                 "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}],
                 "resolution": "STATIC",
                 "endpoints": [{"address": host, "ports": {"http": int(port)}}],
@@ -332,10 +341,10 @@ def _istio(world: World) -> list[dict[str, Any]]:
             "kind": "VirtualService",
             "metadata": {"name": "svc", "namespace": "default"},
             "spec": {
-                "hosts": ["svc"],
+                "hosts": ["svc.example"],
                 "http": [
                     {
-                        "route": [{"destination": {"host": "svc", "port": {"number": 80}}}],
+                        "route": [{"destination": {"host": "svc.example", "port": {"number": 80}}}],
                         "retries": {"attempts": 2, "retryOn": "503"},
                     }
                 ],
@@ -385,7 +394,7 @@ REPLAYS = (
     ),
     Scenario(
         "POST is repeated under an Istio document",
-        asks=_POST,
+        asks=(Ask("POST", "http://svc.example/x", "bytes"),),
         documents=_istio,
         script=(BUSY, FINE),
         expected=(ok(attempts=_BUSY_THEN_FINE),),
@@ -430,7 +439,7 @@ LIMITS_AND_WAITS = (
         script=(_after("2"), FINE),
         expected=(ok(attempts=_BUSY_THEN_FINE),),
         received=("a GET /x",) * 2,
-        naps=(2.002,),
+        naps=(2.001,),
     ),
     Scenario(
         "a wait that outlasts the route's timeout is not begun",
@@ -480,9 +489,7 @@ LIMITS_AND_WAITS = (
         service={"retries": {"attempts": 3, "on": [503]}},
         strategies=_strategy(stop=tenacity.stop_after_attempt(2), wait=tenacity.wait_none()),
         script=(BUSY,),
-        expected=(
-            _busy(("a failed_retryable 503", "a failed 503"), "the stop strategy", "URX"),
-        ),
+        expected=(_busy(("a failed_retryable 503", "a failed 503"), "the stop strategy", "URX"),),
         received=("a GET /x",) * 2,
         naps=(),
     ),

@@ -59,7 +59,9 @@ RESPONSES = (
     ),
     Scenario(
         "body until the connection closes",
-        script=(Reply(raw=b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end", close=True),),
+        script=(
+            Reply(raw=b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil the end", close=True),
+        ),
         expected=(ok(b"until the end"),),
     ),
     Scenario(
@@ -82,9 +84,7 @@ RESPONSES = (
     Scenario(
         "a 404 is an answer like any other",
         script=(Reply(404, b"no"),),
-        expected=(
-            Expected(404, b"no", attempts=("a success 404",), note="covers status 404"),
-        ),
+        expected=(Expected(404, b"no", attempts=("a success 404",), note="covers status 404"),),
     ),
     Scenario(
         "two endpoints in turn",

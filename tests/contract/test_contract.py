@@ -1,4 +1,4 @@
-"""Every scenario through every driver: the same answers, attempts, requests, waits; nothing left."""
+"""Every scenario through every driver: the same answers, attempts and requests; nothing left."""
 
 from __future__ import annotations
 

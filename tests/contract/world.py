@@ -35,6 +35,10 @@ class World:
     def address(self, name: str) -> str:
         return next(address for address, known in self._addresses.items() if known == name)
 
+    def url(self, text: str) -> str:
+        """``{a}`` and so on in ``text`` are addresses."""
+        return text.format(**{name: address for address, name in self._addresses.items()})
+
     def name(self, address: str) -> str:
         return self._addresses.get(address, address)
 
@@ -81,7 +85,7 @@ class World:
         """Bound, but not listening: nobody else can take the port."""
         holder = self._stack.enter_context(socket.socket())
         holder.bind(("127.0.0.1", 0))
-        return "127.0.0.1:%d" % holder.getsockname()[1]
+        return "{}:{}".format(*holder.getsockname())
 
     def _black_hole(self) -> str:
         """A listener whose queue is full: the kernel drops what else knocks."""
@@ -93,7 +97,7 @@ class World:
             caller.setblocking(False)
             with suppress(BlockingIOError):
                 caller.connect(listener.getsockname())
-        return "127.0.0.1:%d" % listener.getsockname()[1]
+        return "{}:{}".format(*listener.getsockname())
 
 
 class Time:

@@ -9,7 +9,13 @@ import pytest
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import ForwardAction, Mirror, WeightedCluster
 
-from . import generate_matches, generate_retries, generate_rewrites, generate_timeouts, to_envoy
+from . import (
+    generate_matches,
+    generate_retries,
+    generate_rewrites,
+    generate_timeouts,
+    to_envoy_routes,
+)
 from .compare import compact, differences_of
 from .generate import UPSTREAMS, Plan
 from .traffic import Case, Exchange, Received, Request
@@ -107,8 +113,8 @@ def test_a_seed_is_a_run_and_case_names_are_unique(
     ],
 )
 def test_what_envoy_cannot_say_is_refused_not_dropped(action: ForwardAction) -> None:
-    with pytest.raises(to_envoy.Untranslatable):
-        to_envoy._forward(action)
+    with pytest.raises(to_envoy_routes.Untranslatable):
+        to_envoy_routes._forward(action)
 
 
 def test_model_values_are_shown_without_their_defaults() -> None:

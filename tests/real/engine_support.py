@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -87,6 +90,61 @@ async def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> Non
         await asyncio.sleep(0.002)
 
 
+stopped = threading.Event()
+
+
+class DeafListener:
+    """A port whose queue of connections is full: connecting hangs."""
+
+    def __enter__(self) -> DeafListener:
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(0)
+        self.port = self.listener.getsockname()[1]
+        self.fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", self.port))
+            self.fillers.append(filler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self.listener, *self.fillers):
+            sock.close()
+
+
+def silent(peer: Peer) -> None:
+    """Take the request and say nothing."""
+    peer.read_head()
+    peer.wait_closed()
+
+
+def half(peer: Peer) -> None:
+    """Stop inside the body."""
+    peer.read_head()
+    peer.send(answer(b"0123456789")[:-5])
+    peer.wait_closed()
+
+
+def deaf(peer: Peer) -> None:
+    """Take the head and then nothing."""
+    peer.read_head()
+    stopped.wait(10)
+
+
+def certificate(folder: Path, name: str) -> tuple[str, str]:
+    """A self-signed certificate for the DNS name ``name``: (certificate, key)."""
+    certificate, key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt",
+         "ec_paramgen_curve:prime256v1", "-days", "2", "-subj", f"/CN={name}",
+         "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
 def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]]) -> None:
     """Run ``test`` with an engine that is closed afterwards, and leave nothing behind."""
 
@@ -103,21 +161,27 @@ def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]]) -> None:
 
 __all__ = [
     "LOOPS",
+    "DeafListener",
     "HttpServer",
     "Peer",
     "RawServer",
     "Recorded",
     "Reply",
     "answer",
+    "certificate",
     "counts",
+    "deaf",
     "eventually",
     "get",
+    "half",
     "no_tasks_left",
     "post",
     "read",
     "run_on",
     "serve_raw",
+    "silent",
     "soon",
+    "stopped",
     "target",
     "total",
     "using",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -389,6 +390,30 @@ def test_a_close_in_the_moment_of_reuse_is_told_apart(kind: str) -> None:
             assert (caught.value.sent, caught.value.reused) == (True, True)
 
         using(kind, test)
+
+
+def test_a_write_that_fails_at_once_moves_to_another_connection() -> None:
+    """Not a byte was accepted, so it is no retry. (uvloop writes later, and cannot tell.)"""
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(answer())
+        if peer.number == 1:
+            peer.reset()
+            was_reset.set()
+
+    was_reset = threading.Event()
+    with RawServer(script) as server:
+
+        async def test(engine: AsyncEngine) -> None:
+            await engine.send(target(server), get())
+            assert was_reset.wait(5), "the loop is blocked, so it does not hear of the reset"
+            time.sleep(0.02)  # noqa: ASYNC251  the loop has to be blocked
+            assert counts(engine.stats()) == (1, 0)
+            assert (await engine.send(target(server), get())).content == b"ok"
+
+        using("asyncio", test)
+        assert len(server.heads) == 2
 
 
 @loops

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,18 +10,22 @@ from typing import Any
 import pytest
 from engine_support import (
     LOOPS,
+    DeafListener,
     HttpServer,
     Peer,
     RawServer,
     Reply,
-    answer,
     counts,
+    deaf,
     eventually,
     get,
+    half,
     no_tasks_left,
     post,
     read,
+    silent,
     soon,
+    stopped,
     target,
     using,
 )
@@ -34,49 +36,6 @@ from meshclient.transport.interface import Target, WireError, WireRequest
 
 loops = pytest.mark.parametrize("kind", LOOPS)
 MIB = 1 << 20
-
-
-class DeafListener:
-    """A port whose queue of connections is full: connecting hangs."""
-
-    def __enter__(self) -> DeafListener:
-        self.listener = socket.socket()
-        self.listener.bind(("127.0.0.1", 0))
-        self.listener.listen(0)
-        self.port = self.listener.getsockname()[1]
-        self.fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", self.port))
-            self.fillers.append(filler)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sock in (self.listener, *self.fillers):
-            sock.close()
-
-
-def silent(peer: Peer) -> None:
-    """Take the request and say nothing."""
-    peer.read_head()
-    peer.wait_closed()
-
-
-def half(peer: Peer) -> None:
-    """Stop inside the body."""
-    peer.read_head()
-    peer.send(answer(b"0123456789")[:-5])
-    peer.wait_closed()
-
-
-def deaf(peer: Peer) -> None:
-    """Take the head and then nothing."""
-    peer.read_head()
-    stopped.wait(10)
-
-
-stopped = threading.Event()
 
 
 async def endless() -> AsyncIterator[bytes]:
@@ -95,7 +54,9 @@ async def whole(engine: AsyncEngine, where: Target, request: WireRequest) -> byt
 
 # name: (script, limits of the request, body, timeout, reason)
 TIMEOUTS: dict[str, tuple[Callable[[Peer], None], dict[str, Any], Any, str, ResetReason]] = {
-    "response": (silent, {"response_timeout_s": 0.05}, None, "response", ResetReason.PER_TRY_TIMEOUT),
+    "response": (
+        silent, {"response_timeout_s": 0.05}, None, "response", ResetReason.PER_TRY_TIMEOUT,
+    ),
     "read before the head": (
         silent, {"read_timeout_s": 0.05}, None, "read", ResetReason.PER_TRY_TIMEOUT,
     ),
