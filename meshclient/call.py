@@ -20,6 +20,7 @@ to one thread or task at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from meshclient import errors
@@ -130,6 +131,9 @@ class Attempt:
         if not self._closed:
             self._closed = True
             self.state.release()
+            requests = self.cluster_state.requests
+            if requests is not None:
+                requests.release()
 
     def __repr__(self) -> str:
         return f"<Attempt {self.number} {self.endpoint} {self.outcome}>"
@@ -314,6 +318,9 @@ class Call:
             self.release_retry()
             self.error = self._no_endpoint(cluster)
             raise self.error
+        requests = cluster.requests
+        if requests is not None and not requests.acquire():
+            raise self._overflow(state, cluster, now)
         state.acquire()
         attempt = Attempt(self, state, cluster, len(tries) + 1, now)
         tries.append(attempt)
@@ -326,6 +333,20 @@ class Call:
                 attempt.response_timeout_s = left if left > 0.0 else 0.0
                 attempt.by_caller = True
         return attempt
+
+    def _overflow(
+        self, state: EndpointState, cluster: ClusterState, now: float
+    ) -> errors.CallError:
+        """Too many requests in flight: the try ends before it begins, and is not repeated."""
+        attempt = Attempt(self, state, cluster, len(self.attempts) + 1, now)
+        attempt._closed = True  # it was never counted in
+        attempt.kind = OutcomeKind.IGNORED
+        self.attempts.append(attempt)
+        limit = cluster.cluster.policy.limits.max_requests
+        cause = OverflowError(f"{limit} requests to the cluster are in flight (max_requests)")
+        self._finish(attempt, Outcome(reset=ResetReason.OVERFLOW, sent=False, error=cause), now)
+        assert self.error is not None
+        return self.error
 
     def _pick(self, cluster: ClusterState) -> EndpointState | None:
         head = self.head
@@ -353,9 +374,12 @@ class Call:
                 # whole; for a streamed upload only the wire knows when.
                 attempt.response_timeout_s = timeout_s if per_try_s is None else per_try_s
         if timeout_s is not None or per_try_s is not None:
-            expected = expected_timeout_ms(timeout_s, per_try_s, now - self._started)
+            if now == self._started:
+                expected = _first_expected(timeout_s, per_try_s)
+            else:
+                expected = _expected(timeout_s, per_try_s, now - self._started)
             if expected is not None:
-                _replace(attempt, _EXPECTED_TIMEOUT, b"%d" % expected)
+                _replace(attempt, _EXPECTED_TIMEOUT, expected)
         if self._count_attempts:
             _replace(attempt, _ATTEMPT_COUNT, b"%d" % attempt.number)
 
@@ -470,6 +494,40 @@ class Call:
             prefix = "upstream connect error or disconnect/reset before headers. "
             again = "retried and the latest " if len(self.attempts) > 1 else ""
             error.body = f"{prefix}{again}reset reason: {outcome.reset.value}"
+
+    def may_resend(self) -> bool:
+        """Whether the same try may go out again, after a kept-alive connection ended
+        before a byte of an answer: most likely the server had closed it unseen.
+
+        Only what is safe to process twice (RFC 9110 section 9.2.2) and can be sent
+        twice. Go's net/http and browsers do this; Envoy answers 503 UC. It is no
+        retry: it takes nothing from the retry policy or its budget, and leaves a note.
+        """
+        if not self.replayable:
+            return False
+        if self.head.method not in _IDEMPOTENT and "idempotency-key" not in self.head.headers:
+            return False
+        self.notes = (*self.notes, "sent again: the server had closed the kept-alive connection")
+        return True
+
+    def reject(self, attempt: Attempt, cause: Exception, now: float) -> errors.CallError:
+        """The error of a request that cannot be put on the wire: final, and the
+        endpoint has no part in it."""
+        attempt.duration_s = now - attempt.started
+        attempt.outcome = "invalid request"
+        attempt.kind = OutcomeKind.IGNORED
+        attempt.close(now)
+        error = self._fail(errors.InvalidRequest, f"the request cannot be sent: {cause}")
+        error.__cause__ = cause
+        return error
+
+    def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
+        """The error of a try whose connection cannot be secured as the policy
+        says: final, nothing was sent, and the endpoint has no part in it."""
+        attempt.outcome = "refused"
+        attempt.kind = OutcomeKind.IGNORED
+        attempt.close(attempt.started)
+        return self._fail(errors.SecurityError, f"the call is refused, never sent in plain: {why}")
 
     def break_off(self, outcome: Outcome) -> errors.CallError:
         """The error of a response body that ended early: final, whatever the policy says."""
@@ -599,6 +657,21 @@ _WORDS: dict[type[errors.CallError], str] = {
     errors.PerTryTimeout: "no response within the per-try timeout",
     errors.DeadlineExceeded: "the caller's own time limit is spent",
 }
+
+
+def _expected(timeout_s: float | None, per_try_s: float | None, elapsed_s: float) -> bytes | None:
+    expected = expected_timeout_ms(timeout_s, per_try_s, elapsed_s)
+    return None if expected is None else b"%d" % expected
+
+
+@lru_cache(maxsize=1024)
+def _first_expected(timeout_s: float | None, per_try_s: float | None) -> bytes | None:
+    # Nearly every try is a first one, and a policy has few timeouts.
+    return _expected(timeout_s, per_try_s, 0.0)
+
+
+#: RFC 9110 section 9.2.2.
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 
 
 def _replace(attempt: Attempt, name: bytes, value: bytes) -> None:

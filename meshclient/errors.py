@@ -7,6 +7,7 @@
      ├── NotReadyError               no snapshot in time; also a TimeoutError
      ├── ClosedError                 the mesh (or its client) was closed
      └── CallError                   one outbound call failed; .report
+          ├── InvalidRequest         DPE  it cannot be put on the wire; also a ValueError
           ├── UnknownHost            registry_only and no policy knows the host
           ├── NoRoute                NR   the host is known, no route matches
           ├── UnknownCluster         NC   the route names a cluster that is not there
@@ -72,6 +73,17 @@ class CallError(MeshError):
     def __init__(self, message: str, report: CallReport) -> None:
         super().__init__(message)
         self.report = report
+
+    def __reduce__(self) -> tuple[type[CallError], tuple[str, CallReport]]:
+        return (type(self), (str(self), self.report))
+
+
+class InvalidRequest(CallError, ValueError):
+    """The request cannot be put on the wire: a line break in a header, a body that
+    does not keep its Content-Length. Nobody's failure but the caller's; never retried."""
+
+    status = 400
+    flag = "DPE"
 
 
 class UnknownHost(CallError):

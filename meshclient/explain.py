@@ -6,6 +6,7 @@ here. What a random draw decides (splits, fractions) is shown with its odds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from meshclient.call import Call
@@ -75,6 +76,7 @@ def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
     lines = ["  ".join(part for part in parts if part)]
     if cluster["problem"]:
         lines.append(f"  {cluster['problem']}")
+    lines += [f"  tls {name}: {text}" for name, text in _tls_lines(cluster.get("tls", {}))]
     for row in cluster["candidates"]:
         state = f"excluded: {row['excluded']}" if row["excluded"] else "candidate"
         labels = f"  {row['labels']}" if row["labels"] else ""
@@ -83,6 +85,11 @@ def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
             f"{state}{labels}"
         )
     return lines
+
+
+def _tls_lines(terms: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in terms.items():
+        yield name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value
 
 
 def explain(plane: Plane, head: RequestHead, random64: int = 0) -> Explanation:
@@ -188,6 +195,8 @@ def _explain_forward(
         row = _describe_cluster(result, plane.clusters.get(name), name, share)
         if name not in plane.clusters:
             row["problem"] = f"this cluster does not exist: {action.cluster_not_found_status} (NC)"
+        else:
+            _explain_tls(row, plane.clusters[name], call)
         result.clusters.append(row)
     if not result.clusters:
         result.verdict = f"{call.error}: {action.cluster_not_found_status} (NC)"
@@ -202,6 +211,21 @@ def _explain_forward(
     if (authority, sent.path) != (head.authority, head.path):
         result.rewritten = f"{sent.method} {sent.path}  Host: {authority}"
     _explain_terms(result, call, action)
+
+
+def _explain_tls(row: dict[str, Any], state: ClusterState, call: Call) -> None:
+    """How the connection would be secured, or why that cannot be."""
+    tls = state.cluster.policy.tls
+    if tls is None or tls.mode == "disable" or state.refusal:
+        return
+    from meshclient.transport.tls_policy import TWICE, context_of, describe
+
+    assert call.route is not None
+    own = call.route.host_from_endpoint
+    row["tls"] = describe(state.cluster, "the endpoint's own host" if own else call.head.authority)
+    refused = TWICE if call.head.scheme == "https" else context_of(state.cluster).problem()
+    if refused:
+        row["problem"] = f"the call is refused, never sent in plain: {refused}"
 
 
 def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> None:

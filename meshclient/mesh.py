@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from meshclient import errors
+from meshclient.clients.factory import EngineName, Engines, Place, make_client, make_transport
 from meshclient.clients.runtime import Runtime
 from meshclient.control import Controller, after_fork
-from meshclient.model.endpoint import Locality, labels_of
 from meshclient.model.request import head_of
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
@@ -65,19 +62,21 @@ class Mesh:
         watch: Iterable[str | os.PathLike[str]] = (),
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        engine: EngineName = "meshclient",
         clock: Callable[[], float] = time.monotonic,
         rand: Callable[[], int] = _random64,
     ) -> None:
         """Prefer the class methods. ``load`` is called now, and again when a
         path of ``watch`` changes; it raises :class:`~meshclient.errors.ConfigError`.
 
-        ``clock`` (monotonic seconds) and ``rand`` (unsigned 64-bit numbers) are for tests.
+        ``engine`` is what carries the calls: ``"meshclient"`` (default), or, for
+        comparison, ``"httpcore"`` or ``"httpx"``. ``clock`` (monotonic seconds) and
+        ``rand`` (unsigned 64-bit numbers) are for tests.
         """
         if local_replies not in ("raise", "respond"):
             raise ValueError(f'local_replies is "raise" or "respond", not {local_replies!r}')
         strategies = _checked(retry_strategies)
-        self._lock = threading.Lock()
-        self._engines: dict[str, Any] = {}
+        self._engines = Engines(engine)
         self._plane: Plane  # the last one built; set by the controller through _build
         self._controller: Controller[Plane] = Controller(
             load, self._build, watch=tuple(os.fspath(path) for path in watch) or None
@@ -104,6 +103,7 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        engine: EngineName = "meshclient",
         watch: bool = True,
     ) -> Self:
         """A mesh from policy files and directories, reloaded when they change.
@@ -112,13 +112,15 @@ class Mesh:
         who is calling; each that is given takes the place of what the files' own
         ``node`` says of it. ``outbound`` overrides what the files say.
         ``local_replies``: ``"raise"`` (default) or ``"respond"``.
-        ``retry_strategies``: by the name of the virtual host. ``watch=False``
+        ``retry_strategies``: by the name of the virtual host. ``engine``:
+        ``"meshclient"`` (default), ``"httpcore"`` or ``"httpx"``. ``watch=False``
         reads once.
 
         Raises :class:`~meshclient.errors.ConfigError` with every error of every
         file, ValueError for arguments that mean nothing.
         """
         from meshclient.config import load_paths
+        from meshclient.config.caller import as_caller
 
         if not paths:
             raise ValueError("from_file needs at least one file or directory")
@@ -128,10 +130,11 @@ class Mesh:
             return load_paths(texts, namespace=namespace, node=node, outbound=outbound)
 
         return cls(
-            _with_caller(load, labels, locality),
+            as_caller(load, labels, locality),
             watch=texts if watch else (),
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            engine=engine,
         )
 
     @classmethod
@@ -145,17 +148,21 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        engine: EngineName = "meshclient",
     ) -> Self:
         """A mesh from parsed documents, for tests and notebooks. See :meth:`from_file`."""
         from meshclient.config import load_documents
+        from meshclient.config.caller import as_caller
 
         given = documents if isinstance(documents, Mapping) else list(documents)
 
         def load(node: Node | None = None) -> MeshConfig:
             return load_documents(given, namespace=namespace, node=node, outbound=outbound)
 
-        config = _with_caller(load, labels, locality)()
-        return cls(lambda: config, local_replies=local_replies, retry_strategies=retry_strategies)
+        config = as_caller(load, labels, locality)()
+        return cls.from_config(
+            config, local_replies=local_replies, retry_strategies=retry_strategies, engine=engine
+        )
 
     @classmethod
     def from_config(
@@ -164,9 +171,15 @@ class Mesh:
         *,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        engine: EngineName = "meshclient",
     ) -> Self:
         """A mesh from model values; for programs that make their own policy."""
-        return cls(lambda: config, local_replies=local_replies, retry_strategies=retry_strategies)
+        return cls(
+            lambda: config,
+            local_replies=local_replies,
+            retry_strategies=retry_strategies,
+            engine=engine,
+        )
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
@@ -213,26 +226,13 @@ class Mesh:
         """
         self._runtime.closed = True
         self._controller.close()
-        engines = self._take_engines()
-        if "sync" in engines:
-            engines["sync"].close()
-        if "async" in engines:
-            engines["async"].close()
+        self._engines.close()
 
     async def aclose(self) -> None:
         """:meth:`close` for asyncio; the event loop is not blocked by the joining."""
         self._runtime.closed = True
-        engines = self._take_engines()
-        if "async" in engines:
-            await engines["async"].aclose()
+        await self._engines.aclose()
         await self._controller.aclose()
-        if "sync" in engines:
-            engines["sync"].close()
-
-    def _take_engines(self) -> dict[str, Any]:
-        with self._lock:
-            engines, self._engines = self._engines, {}
-        return engines
 
     def __enter__(self) -> Self:
         return self
@@ -252,77 +252,58 @@ class Mesh:
         """An ``httpx.Client`` whose calls follow the policy.
 
         ``options`` are httpx's own. ``verify``, ``cert`` and ``trust_env`` hold for the
-        ``https`` connections that are made; ``limits`` has no effect, the policy's
-        limits hold. ``family="httpx2"`` makes a client of that library.
+        ``https`` connections that are made, ``http2=True`` offers HTTP/2 on them.
+        ``proxy`` takes every call of the client through a proxy; with ``trust_env``,
+        the environment's proxies serve hosts that no policy knows.
+        ``family="httpx2"`` makes a client of that library.
 
-        Raises TypeError for a ``transport``, ValueError for ``http2``, ``proxy`` and
-        an unknown ``family``, :class:`~meshclient.errors.ClosedError` once the mesh is closed.
+        Raises TypeError for a ``transport``, ValueError for ``limits``, a ``proxy``
+        that is none and an unknown ``family``,
+        :class:`~meshclient.errors.ClosedError` once the mesh is closed.
         """
-        library = _library(family)
-        transport = self._transport_for(options, "sync")
-        return library.Client(transport=transport, **options)  # type: ignore[no-any-return]
+        return make_client(self._runtime, self._engines, "sync", family, options)  # type: ignore[no-any-return]
 
     def async_client(self, *, family: str = "httpx", **options: Any) -> httpx.AsyncClient:
         """:meth:`client` for asyncio."""
-        library = _library(family)
-        transport = self._transport_for(options, "async")
-        return library.AsyncClient(transport=transport, **options)  # type: ignore[no-any-return]
+        return make_client(self._runtime, self._engines, "async", family, options)  # type: ignore[no-any-return]
 
     def transport(
-        self, *, verify: Any = True, cert: Any = None, trust_env: bool = True
+        self,
+        *,
+        verify: Any = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http2: bool = False,
+        proxy: Any = None,
     ) -> httpx.BaseTransport:
         """A transport for an ``httpx.Client`` (or ``httpx2.Client``) of your own."""
-        return self._make_transport("sync", verify, cert, trust_env, unstated_yields=False)  # type: ignore[no-any-return]
+        return self._transport("sync", verify, cert, trust_env, http2, proxy)  # type: ignore[no-any-return]
 
     def async_transport(
-        self, *, verify: Any = True, cert: Any = None, trust_env: bool = True
+        self,
+        *,
+        verify: Any = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http2: bool = False,
+        proxy: Any = None,
     ) -> httpx.AsyncBaseTransport:
         """A transport for an ``httpx.AsyncClient`` (or ``httpx2.AsyncClient``) of your own."""
-        return self._make_transport("async", verify, cert, trust_env, unstated_yields=False)  # type: ignore[no-any-return]
+        return self._transport("async", verify, cert, trust_env, http2, proxy)  # type: ignore[no-any-return]
 
-    def _transport_for(self, options: dict[str, Any], colour: str) -> Any:
-        if "transport" in options:
-            raise TypeError("the mesh brings its own transport; drop the transport argument")
-        for name in ("http2", "proxy", "proxies"):
-            if options.get(name):
-                raise ValueError(f"{name} is not supported by mesh clients yet; drop it")
-            options.pop(name, None)
-        if options.pop("limits", None) is not None:
-            raise ValueError("connections are the policy's business: see connection: in its file")
-        unstated = "timeout" not in options
-        return self._make_transport(
-            colour,
-            options.pop("verify", True),
-            options.pop("cert", None),
-            options.get("trust_env", True),
-            unstated_yields=unstated,
-        )
-
-    def _make_transport(
-        self, colour: str, verify: Any, cert: Any, trust_env: bool, unstated_yields: bool
+    def _transport(
+        self, colour: str, verify: Any, cert: Any, trust_env: bool, http2: bool, proxy: Any
     ) -> Any:
-        from meshclient.transport.tls import default_context
-
-        # Built at the first https call: reading the roots costs milliseconds.
-        context = partial(default_context, verify, cert, trust_env=trust_env)
-        engine = self._engine(colour)
-        if colour == "sync":
-            from meshclient.clients.httpx_sync import MeshTransport
-
-            return MeshTransport(self._runtime, engine, context, unstated_yields)
-        from meshclient.clients.httpx_async import AsyncMeshTransport
-
-        return AsyncMeshTransport(self._runtime, engine, context, unstated_yields)
-
-    def _engine(self, colour: str) -> Any:
-        with self._lock:
-            # Inside the lock: an engine made after close() took them would stay open.
-            if self._runtime.closed:
-                raise errors.ClosedError("the mesh is closed; make a new one")
-            engine = self._engines.get(colour)
-            if engine is None:
-                engine = self._engines[colour] = _new_engine(colour)
-        return engine
+        return make_transport(
+            self._runtime,
+            self._engines,
+            colour,
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+            http2=http2,
+            proxy=proxy,
+        )
 
     # -- look inside ---------------------------------------------------------
 
@@ -367,10 +348,7 @@ class Mesh:
         return {
             "version": plane.snapshot.version,
             "clusters": clusters,
-            "pools": {
-                colour: {str(target): repr(stats) for target, stats in engine.stats().items()}
-                for colour, engine in list(self._engines.items())
-            },
+            "pools": self._engines.stats(),
         }
 
     def __repr__(self) -> str:
@@ -380,84 +358,36 @@ class Mesh:
     # -- plumbing ------------------------------------------------------------
 
     def _build(self, snapshot: Snapshot, previous: Plane | None) -> Plane:
+        secured = [c for c in snapshot.clusters.values() if c.policy.tls is not None]
+        if secured:
+            from meshclient.transport.tls_policy import prepare
+
+            prepare(secured)
         plane = self._plane = build_plane(snapshot, previous, _random64, time.time)
         if previous is not None:
-            gone = _addresses(previous) - _addresses(plane)
-            for engine in list(self._engines.values()) if gone else ():
-                # Endpoints that left are drained; everything else, the hosts
-                # without policy included, keeps its connections.
-                engine.retain([t for t in engine.stats() if (t.address, t.port) not in gone])
+            # Endpoints that left are drained, and those whose connections now live by
+            # other rules; everything else, the hosts without policy included, stays.
+            self._engines.drain(_places(previous) - _places(plane))
         return plane
 
     def after_fork_in_child(self) -> None:
         """The parent's locks, connections and in-flight counts are not ours."""
-        self._lock = threading.Lock()
-        for engine in self._engines.values():
-            engine.after_fork_in_child()
+        self._engines.after_fork_in_child()
         self._plane = forked_plane(self._plane, _random64)
         self._publisher.replace_in_child(self._plane)
 
 
-def _new_engine(colour: str) -> Any:
-    if colour == "sync":
-        from meshclient.transport.sync_engine import SyncEngine
-
-        return SyncEngine()
-    from meshclient.transport.async_engine import AsyncEngine
-
-    return AsyncEngine()
-
-
-def _addresses(plane: Plane) -> set[tuple[str, int]]:
+def _places(plane: Plane) -> set[Place]:
     return {
-        (state.endpoint.address, state.endpoint.port)
+        (
+            state.endpoint.address,
+            state.endpoint.port,
+            cluster.cluster.policy.connection,
+            cluster.shared.get("connections"),
+        )
         for cluster in plane.clusters.values()
         for state in cluster.states
     }
-
-
-def _library(family: str) -> Any:
-    import importlib
-
-    if family not in ("httpx", "httpx2"):
-        raise ValueError(f'family is "httpx" or "httpx2", not {family!r}')
-    try:
-        return importlib.import_module(family)
-    except ImportError as error:
-        raise ImportError(
-            f'{family} is not installed: pip install "meshclient[{family}]"'
-        ) from error
-
-
-def _with_caller(
-    load: Callable[[Node | None], MeshConfig],
-    labels: Mapping[str, str] | None,
-    locality: str | None,
-) -> Callable[[], MeshConfig]:
-    """``load`` under the documents' own ``node`` with what the program says put in.
-
-    What the documents say is known only after reading them, so where the
-    program says something else they are read a second time.
-    """
-    changes: dict[str, Any] = {}
-    if labels is not None:
-        changes["labels"] = labels_of(dict(labels))
-    if locality is not None:
-        changes["locality"] = _locality(locality)
-
-    def load_as_caller() -> MeshConfig:
-        config = load(None)
-        node = replace(config.node, **changes)
-        return config if node == config.node else load(node)
-
-    return load_as_caller
-
-
-def _locality(text: str) -> Locality:
-    parts = text.split("/")
-    if len(parts) > 3:
-        raise ValueError(f"locality is region/zone/sub_zone, not {text!r}")
-    return Locality(*parts)
 
 
 def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryStrategy]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import Endpoint, OriginalDestination
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.snapshot import ANY_PORT, Snapshot
-from meshclient.resilience import RetryLimiter
+from meshclient.resilience import RequestLimit, RetryLimiter, request_limit
 from meshclient.routing import CompiledHost, RouteTable
 
 #: Name of the cluster of hosts that no policy knows, as Istio calls it.
@@ -29,10 +30,12 @@ class ClusterState:
     """A cluster of one snapshot with the state its calls share.
 
     ``refusal`` is set when calls must not be made at all (security settings
-    that cannot be honoured).
+    that cannot be honoured). ``requests`` counts what is in flight; None: no limit.
+    ``shared`` is where the drivers keep what all connections of the cluster share;
+    it lives as long as the policy stays the same.
     """
 
-    __slots__ = ("balancer", "cluster", "limiter", "refusal", "states")
+    __slots__ = ("balancer", "cluster", "limiter", "refusal", "requests", "shared", "states")
 
     def __init__(
         self, cluster: Cluster, seed: Callable[[], int], previous: ClusterState | None
@@ -42,6 +45,10 @@ class ClusterState:
         kept = previous if same_policy else None
         self.states: tuple[EndpointState, ...] = carry_over(kept.states if kept else (), cluster)
         self.limiter: RetryLimiter = kept.limiter if kept else RetryLimiter(cluster.policy.limits)
+        self.requests: RequestLimit | None = (
+            kept.requests if kept else request_limit(cluster.policy.limits)
+        )
+        self.shared: dict[str, Any] = kept.shared if kept else {}
         self.balancer: Balancer = make_balancer(
             cluster, self.states, seed(), kept.balancer if kept else None
         )
@@ -88,6 +95,8 @@ class DialledClusterState(ClusterState):
             self._by_address = previous._by_address
             self._lock = previous._lock
             self.limiter = previous.limiter
+            self.requests = previous.requests
+            self.shared = previous.shared
 
     def live_states(self) -> tuple[EndpointState, ...]:
         return tuple(self._by_address.values())
@@ -209,8 +218,19 @@ def _refusal(cluster: Cluster) -> str:
     tls = cluster.policy.tls
     if tls is None or tls.mode == "disable":
         return ""
+    if tls.credential_name:
+        why = f"credentialName {tls.credential_name!r} is a secret that only a gateway can fetch"
+    elif tls.mode == "istio_mutual" and not tls.expected_names and not tls.insecure_skip_verify:
+        why = (
+            "the server's identity is not known: name it in subjectAltNames "
+            "(spiffe://<trust domain>/ns/<namespace>/sa/<service account>)"
+        )
+    elif tls.mode == "mutual" and not (tls.certificate and tls.key):
+        why = "no client certificate and key are named"
+    else:
+        return ""
     target = cluster.service or cluster.name
     return (
-        f"the policy asks for TLS mode {tls.mode.upper()} towards {target}, which this version "
-        "cannot originate; the call is refused, never sent in plain text"
+        f"the policy asks for TLS mode {tls.mode.upper()} towards {target}, which cannot be "
+        f"honoured: {why}; the call is refused, never sent in plain text"
     )

@@ -55,6 +55,8 @@ class EndpointState:
 
     def update(self, endpoint: Endpoint) -> None:
         """Take over what discovery now says of this address; counts stay."""
+        if endpoint.more_addresses != self.endpoint.more_addresses:
+            self.wire = None
         self.endpoint = endpoint
         self.weight = max(1, endpoint.weight)
 

@@ -17,6 +17,7 @@ from meshclient import errors
 #: Which exception of the family a caller would already catch.
 _COUNTERPARTS: dict[type[errors.CallError], str] = {
     errors.CallError: "TransportError",
+    errors.InvalidRequest: "LocalProtocolError",
     errors.UnknownHost: "ConnectError",
     errors.NoRoute: "ConnectError",
     errors.UnknownCluster: "ConnectError",
@@ -58,6 +59,11 @@ class Family:
         self.sync_stream: Any = type("MeshStream", (_SyncStream, module.SyncByteStream), {})
         self.async_stream: Any = type("AsyncMeshStream", (_AsyncStream, module.AsyncByteStream), {})
         self._errors: dict[tuple[type[errors.CallError], str], type[Exception]] = {}
+
+    def unsupported(self, request: Any) -> Exception:
+        """What the family itself raises for a scheme that is not HTTP."""
+        message = f"{request.url.scheme!r} is not supported: use http:// or https://"
+        return self._module.UnsupportedProtocol(message, request=request)  # type: ignore[no-any-return]
 
     def error(self, error: errors.CallError, request: Any, timeout: str = "") -> Exception:
         """``error`` as the family's own exception, too.

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
+from meshclient.clients.families import family_of
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
-from meshclient.transport.interface import Target, WireError, WireRequest
+from meshclient.transport.interface import Protocol, Target, WireError, WireRequest
+from meshclient.transport.proxy import Proxy, parse_proxy
+from meshclient.transport.slots import ConnectionSlots, slots_for
 from meshclient.transport.tls import TlsIdentity
+from meshclient.transport.tls_policy import TWICE, context_of, server_name
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.call import Attempt, Call
     from meshclient.clients.families import Family
+    from meshclient.model.cluster import TlsSettings
+    from meshclient.model.endpoint import Endpoint
+    from meshclient.plane import ClusterState
+    from meshclient.transport.tls_context import RotatingContext
 
 #: Packages whose transport API the drivers speak.
 FAMILIES = ("httpx", "httpx2")
@@ -35,10 +43,17 @@ _MAX_TLS_TARGETS = 4096
 
 
 def request_head(request: Any) -> RequestHead:
-    """The decision core's view of a client's request."""
+    """The decision core's view of a client's request.
+
+    Raises the family's UnsupportedProtocol: another scheme (``wss``, a misspelled
+    ``https``) must never go out in plain text.
+    """
     url = request.url
     raw = request.headers.raw
     scheme = url.scheme
+    standard_port = _PORTS.get(scheme)
+    if standard_port is None:
+        raise family_of(request).unsupported(request)
     authority = None
     for name, value in raw:
         if name == b"Host" or name.lower() == b"host":
@@ -52,7 +67,7 @@ def request_head(request: Any) -> RequestHead:
         request.method,
         scheme,
         authority,
-        port or _PORTS.get(scheme, 0),
+        port or standard_port,
         _target(request, url),
         HeaderMap(raw),
         dialled,
@@ -117,7 +132,8 @@ def wire_request(
 ) -> WireRequest:
     """One try, ready for an engine."""
     head = call.head
-    connect_s: float | None = attempt.connection.connect_timeout_s
+    options = attempt.connection
+    connect_s: float | None = options.connect_timeout_s
     stated = timeouts.get("connect")
     if stated is not None and (connect_s is None or stated < connect_s):
         connect_s = stated
@@ -138,6 +154,8 @@ def wire_request(
         deadline=attempt.deadline,
         read_timeout_s=read_s,
         write_timeout_s=timeouts.get("write"),
+        pool_timeout_s=timeouts.get("pool"),
+        resend=call.may_resend if options.resend_stale else None,
     )
 
 
@@ -157,10 +175,12 @@ def body_error(call: Call, error: WireError) -> errors.CallError:
 
 def local_response(family: Family, request: Any, reply: LocalReply, call: Call) -> Any:
     """A response that no upstream gave."""
+    # The answer to HEAD has the headers of the one to GET, and no body (RFC 9110 section 9.3.2).
+    body = b"" if request.method == "HEAD" else reply.body
     return family.response(
         reply.status,
         headers=reply.headers.raw,
-        stream=family.byte_stream(reply.body),
+        stream=family.byte_stream(body),
         request=request,
         extensions={"http_version": b"HTTP/1.1", "meshclient": call.report},
     )
@@ -186,11 +206,14 @@ class Targets:
     per TLS name and context for ``https``. Thread-safe: entries are only added
     (and the table cleared when full), and two threads may compute the same one."""
 
-    __slots__ = ("_context", "_tls")
+    __slots__ = ("_context", "_offered", "_secure", "_tls")
 
-    def __init__(self, context: Callable[[], SSLContext]) -> None:
+    def __init__(self, context: Callable[[], SSLContext], http2: bool = False) -> None:
+        """``http2``: ``context`` offers h2 to the hosts that the caller dials with https."""
         self._context = context
+        self._offered: Protocol = "auto" if http2 else "http1"
         self._tls: dict[tuple[EndpointState, str], Target] = {}
+        self._secure: dict[tuple[EndpointState, TlsIdentity], Target] = {}
 
     def of(self, attempt: Attempt, head: RequestHead, request: Any) -> Target:
         """The pool key of a try."""
@@ -198,16 +221,85 @@ class Targets:
         if head.scheme != "https":
             target: Target | None = state.wire
             if target is None:
-                peer = state.endpoint
-                target = state.wire = Target(peer.address, peer.port, None, attempt.connection)
+                tls = _originated(attempt)
+                if tls is not None:
+                    return self._secured(attempt, head, tls)
+                target = state.wire = _wire_target(attempt, None, _protocol(attempt))
             return target
+        if _originated(attempt) is not None:
+            raise attempt.call.refuse(attempt, TWICE)
         name = request.extensions.get("sni_hostname") or head.dialled
         found = self._tls.get((state, name))
-        if found is None:
+        # Another object means another answer of the name's DNS.
+        if found is None or found.more_addresses is not state.endpoint.more_addresses:
             if len(self._tls) >= _MAX_TLS_TARGETS:
                 self._tls.clear()
-            peer = state.endpoint
-            identity = TlsIdentity(name, self._context())
-            found = Target(peer.address, peer.port, identity, attempt.connection)
+            found = _wire_target(attempt, TlsIdentity(name, self._context()), self._offered)
             self._tls[state, name] = found
         return found
+
+    def _secured(self, attempt: Attempt, head: RequestHead, tls: TlsSettings) -> Target:
+        """An endpoint that the policy wants spoken to over TLS, for a caller who need not know."""
+        protocol = _protocol(attempt)
+        context = _context(attempt.cluster_state, protocol)
+        problem = context.problem()
+        if problem:
+            raise attempt.call.refuse(attempt, problem)
+        state = attempt.state
+        identity = TlsIdentity(
+            server_name(attempt.cluster_state.cluster, tls, head.authority), context
+        )
+        found = self._secure.get((state, identity))
+        # Another object means another answer of the name's DNS.
+        if found is None or found.more_addresses is not state.endpoint.more_addresses:
+            if len(self._secure) >= _MAX_TLS_TARGETS:
+                self._secure.clear()
+            found = self._secure[state, identity] = _wire_target(attempt, identity, protocol)
+        return found
+
+
+def _originated(attempt: Attempt) -> TlsSettings | None:
+    """The policy's TLS settings, where it wants connections secured."""
+    tls = attempt.cluster_state.cluster.policy.tls
+    return None if tls is None or tls.mode == "disable" else tls
+
+
+def _context(cluster: ClusterState, protocol: Protocol) -> RotatingContext:
+    """Kept with the cluster: a call must not pay for finding it by its settings."""
+    key = f"tls {protocol}"
+    found: RotatingContext | None = cluster.shared.get(key)
+    if found is None:
+        found = cluster.shared.setdefault(key, context_of(cluster.cluster))
+    return found
+
+
+def _protocol(attempt: Attempt) -> Protocol:
+    """What the policy says the endpoints speak, whatever the caller's client does."""
+    return "h2" if attempt.cluster_state.cluster.protocol == "h2" else "http1"
+
+
+def _wire_target(attempt: Attempt, identity: TlsIdentity | None, protocol: Protocol) -> Target:
+    peer = attempt.state.endpoint
+    return Target(
+        peer.address,
+        peer.port,
+        identity,
+        attempt.connection,
+        more_addresses=peer.more_addresses,
+        connections=_connection_slots(attempt),
+        protocol=protocol,
+        proxy=_proxy_to(peer, attempt.cluster_state.cluster.policy.proxy),
+    )
+
+
+def _proxy_to(peer: Endpoint, proxy: str) -> Proxy | None:
+    """The policy's proxy; a unix socket is on this machine, and needs none."""
+    return parse_proxy(proxy) if proxy and not peer.address.startswith("unix:") else None
+
+
+def _connection_slots(attempt: Attempt) -> ConnectionSlots | None:
+    """One object per cluster and process, whichever thread asks first."""
+    cluster = attempt.cluster_state
+    limits = cluster.cluster.policy.limits
+    made: ConnectionSlots | None = cluster.shared.setdefault("connections", slots_for(limits))
+    return made

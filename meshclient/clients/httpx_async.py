@@ -6,6 +6,7 @@ One loop: ask the call, send, tell the call. It holds no policy.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +14,37 @@ from meshclient import errors
 from meshclient.call import Call
 from meshclient.clients import http_common as common
 from meshclient.clients.families import Family, family_of
+from meshclient.clients.network_stream import AsyncNetworkStream
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome
-from meshclient.transport.interface import WireError
+from meshclient.transport.interface import InvalidRequest, WireError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
     from meshclient.call import Attempt
+    from meshclient.clients.proxies import Proxies
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.async_engine import AsyncEngine
     from meshclient.transport.interface import AsyncWireResponse
 
 
+async def sleep_here(seconds: float) -> None:
+    """Sleep in whatever runs: asyncio, else trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        await sys.modules["trio"].sleep(seconds)
+    else:
+        await asyncio.sleep(seconds)
+
+
 class AsyncMeshTransport:
     """A transport for ``httpx.AsyncClient`` and ``httpx2.AsyncClient``.
 
-    One object serves any number of event loops; connections belong to the loop
-    that opened them. Closing it frees
-    nothing: other clients of the mesh share the connections.
+    One object serves any number of event loops, and trio; connections belong to the
+    loop that opened them. Closing it frees nothing: other clients of the mesh share
+    the connections.
     """
 
     def __init__(
@@ -40,11 +53,14 @@ class AsyncMeshTransport:
         engine: AsyncEngine,
         context: Callable[[], SSLContext],
         unstated_yields: bool = False,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[object]] = sleep_here,
+        proxies: Proxies | None = None,
+        http2: bool = False,
     ) -> None:
         self._runtime = runtime
         self._engine = engine
-        self._targets = common.Targets(context)
+        targets = common.Targets(context, http2)
+        self._targets = targets if proxies is None else proxies.over(targets)
         self._unstated_yields = unstated_yields
         self._sleep = sleep
 
@@ -92,9 +108,16 @@ class AsyncMeshTransport:
                     common.wire_request(call, attempt, body, timeouts),
                 )
                 outcome = Outcome(wire.status, HeaderMap(wire.headers))
+            except InvalidRequest as error:
+                raise call.reject(attempt, error, clock()) from error
             except WireError as error:
                 outcome = common.failure(attempt, error)
-            delay_s = call.settle(attempt, outcome, clock())
+            try:
+                delay_s = call.settle(attempt, outcome, clock())
+            except BaseException:  # a retry strategy of the user's failed
+                if wire is not None:
+                    await wire.aclose()
+                raise
             if delay_s is None and wire is not None and call.error is None:
                 return attempt, wire
             if wire is not None:
@@ -129,7 +152,7 @@ class AsyncMeshTransport:
             extensions={
                 "http_version": wire.http_version,
                 "reason_phrase": wire.reason,
-                "network_stream": wire,
+                "network_stream": _network_stream(wire, family),
                 "meshclient": call.report,
             },
         )
@@ -152,7 +175,7 @@ class AsyncMeshTransport:
 class _Exchange:
     """A response whose body is still on the wire."""
 
-    __slots__ = ("_attempt", "_call", "_family", "_request", "_transport", "_wire")
+    __slots__ = ("_attempt", "_call", "_family", "_pieces", "_request", "_transport", "_wire")
 
     def __init__(
         self,
@@ -169,12 +192,20 @@ class _Exchange:
         self._call = call
         self._attempt = attempt
         self._wire = wire
+        self._pieces: AsyncIterator[bytes]
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it arrives."""
+        self._pieces = aiter(self._wire)
+        return self
+
+    # No generator: trio complains about each that is left before its end.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            async for chunk in self._wire:
-                yield chunk
+            return await anext(self._pieces)
         except WireError as error:
             broken = common.body_error(self._call, error)
             raise self._family.error(broken, self._request, error.timeout) from error
@@ -185,3 +216,13 @@ class _Exchange:
             await self._wire.aclose()
         finally:
             self._attempt.close(self._transport._runtime.clock())
+
+    def __del__(self) -> None:
+        # Dropped without being closed; what it held must not stay taken.
+        self._attempt.close(self._transport._runtime.clock())
+        self._wire.drop()
+
+
+def _network_stream(wire: AsyncWireResponse, family: Family) -> Any:
+    upgraded = wire.status == 101 and hasattr(wire, "start_tls")
+    return AsyncNetworkStream(wire, family.name) if upgraded else wire

@@ -13,14 +13,16 @@ from meshclient import errors
 from meshclient.call import Call
 from meshclient.clients import http_common as common
 from meshclient.clients.families import Family, family_of
+from meshclient.clients.network_stream import SyncNetworkStream
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome
-from meshclient.transport.interface import WireError
+from meshclient.transport.interface import InvalidRequest, WireError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
     from meshclient.call import Attempt
+    from meshclient.clients.proxies import Proxies
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.interface import SyncWireResponse
     from meshclient.transport.sync_engine import SyncEngine
@@ -40,10 +42,13 @@ class MeshTransport:
         context: Callable[[], SSLContext],
         unstated_yields: bool = False,
         sleep: Callable[[float], object] = time.sleep,
+        proxies: Proxies | None = None,
+        http2: bool = False,
     ) -> None:
         self._runtime = runtime
         self._engine = engine
-        self._targets = common.Targets(context)
+        targets = common.Targets(context, http2)
+        self._targets = targets if proxies is None else proxies.over(targets)
         self._unstated_yields = unstated_yields
         self._sleep = sleep
 
@@ -91,9 +96,16 @@ class MeshTransport:
                     common.wire_request(call, attempt, body, timeouts),
                 )
                 outcome = Outcome(wire.status, HeaderMap(wire.headers))
+            except InvalidRequest as error:
+                raise call.reject(attempt, error, clock()) from error
             except WireError as error:
                 outcome = common.failure(attempt, error)
-            delay_s = call.settle(attempt, outcome, clock())
+            try:
+                delay_s = call.settle(attempt, outcome, clock())
+            except BaseException:  # a retry strategy of the user's failed
+                if wire is not None:
+                    wire.close()
+                raise
             if delay_s is None and wire is not None and call.error is None:
                 return attempt, wire
             if wire is not None:
@@ -128,7 +140,7 @@ class MeshTransport:
             extensions={
                 "http_version": wire.http_version,
                 "reason_phrase": wire.reason,
-                "network_stream": wire,
+                "network_stream": _network_stream(wire, family),
                 "meshclient": call.report,
             },
         )
@@ -183,3 +195,12 @@ class _Exchange:
             self._wire.close()
         finally:
             self._attempt.close(self._transport._runtime.clock())
+
+    def __del__(self) -> None:
+        # Dropped without being closed; what it held must not stay taken.
+        self.close()
+
+
+def _network_stream(wire: SyncWireResponse, family: Family) -> Any:
+    upgraded = wire.status == 101 and hasattr(wire, "start_tls")
+    return SyncNetworkStream(wire, family.name) if upgraded else wire

@@ -7,12 +7,14 @@ request goes to is not known here.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 from meshclient.config.istio_destination_rule import DestinationRule, Subset
 from meshclient.config.istio_outlier import is_inert
 from meshclient.config.istio_registry import Registry
 from meshclient.config.istio_rules import DestinationRules
 from meshclient.config.istio_service import (
+    ClusterProtocol,
     RegistryService,
     ServicePort,
     Upstream,
@@ -23,7 +25,7 @@ from meshclient.config.istio_traffic_policy import (
     cluster_policy,
     effective_policy,
 )
-from meshclient.model.cluster import Cluster, ClusterPolicy
+from meshclient.model.cluster import Cluster, ClusterPolicy, TlsSettings
 from meshclient.model.endpoint import (
     DnsSource,
     Endpoint,
@@ -63,6 +65,11 @@ def _cluster(
     )
     policy, notes = cluster_policy(traffic)
     upstream = service.upstreams[port.number]
+    tls = policy.tls
+    if _takes_names(tls, upstream):
+        tls = replace(tls, subject_alt_names=upstream.subject_alt_names)
+        policy = replace(policy, tls=tls)
+        notes = tuple(n for n in notes if traffic.tls is None or n not in traffic.tls.notes)
     labels = subset.labels if subset is not None else ()
     discovery, endpoints = _narrow(upstream, labels, policy)
     if subset is not None:
@@ -81,9 +88,27 @@ def _cluster(
         discovery=discovery,
         endpoints=endpoints,
         policy=policy,
-        protocol=port.cluster_protocol,
+        protocol=_protocol(port, traffic),
         sources=sources,
         not_honoured=tuple(dict.fromkeys((*service.notes, *notes))),
+    )
+
+
+def _protocol(port: ServicePort, traffic: TrafficPolicy) -> ClusterProtocol:
+    """What its endpoints speak; an upgrade is for ports declared as http alone."""
+    pool = traffic.connection_pool
+    if pool is not None and pool.h2_upgrade and port.protocol == "http":
+        return "h2"
+    return port.cluster_protocol
+
+
+def _takes_names(tls: TlsSettings | None, upstream: Upstream) -> TypeGuard[TlsSettings]:
+    """A ServiceEntry's subjectAltNames stand in where the rule has none."""
+    return (
+        bool(upstream.subject_alt_names)
+        and tls is not None
+        and tls.mode != "disable"
+        and not (tls.subject_alt_names or tls.insecure_skip_verify or tls.credential_name)
     )
 
 

@@ -36,6 +36,8 @@ class ConnectionPoolBlock:
     connection: ConnectionOptions = _CONNECTION
     limits: Limits = _LIMITS
     notes: tuple[Diagnostic, ...] = ()
+    #: HTTP/2 to ports that are declared as http.
+    h2_upgrade: bool = False
 
 
 def read_connection_pool(block: Reader) -> ConnectionPoolBlock:
@@ -66,11 +68,9 @@ def _duration(block: Reader, name: str) -> float | None:
 
 def _read_tcp(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
     connection, limits = pool.connection, pool.limits
-    notes: list[Diagnostic] = []
     maximum = _count(block, "maxConnections")
     if maximum is not None:
         limits = replace(limits, max_connections=maximum)
-        notes.append(_note(block, "maxConnections"))
     connect = _duration(block, "connectTimeout")
     idle = _duration(block, "idleTimeout")
     keepalive = block.field("tcpKeepalive")
@@ -82,7 +82,7 @@ def _read_tcp(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
         keepalive=_read_keepalive(keepalive) if keepalive is not None else None,
     )
     block.finish("tcp")
-    return ConnectionPoolBlock(connection, limits, (*pool.notes, *notes))
+    return ConnectionPoolBlock(connection, limits, pool.notes)
 
 
 def _note(block: Reader, name: str) -> Diagnostic:
@@ -115,13 +115,33 @@ def _read_http(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
         max_requests=_limit(block, "http2MaxRequests"),
         max_retries=_limit(block, "maxRetries"),
     )
+    connection = _read_keep_alive(block, connection)
+    upgrade = block.field("h2UpgradePolicy")
+    word = upgrade.string(_UPGRADES) if upgrade is not None else None
     notes += _read_http2(block)
     _warn_misplaced(block)
     block.finish("connectionPool.http")
-    return ConnectionPoolBlock(connection, limits, tuple(notes))
+    return ConnectionPoolBlock(connection, limits, tuple(notes), word == "UPGRADE")
 
 
-_NOT_YET = ("http1MaxPendingRequests", "http2MaxRequests", "maxConcurrentStreams")
+_UPGRADES = ("DEFAULT", "DO_NOT_UPGRADE", "UPGRADE")
+
+
+def _read_keep_alive(block: Reader, connection: ConnectionOptions) -> ConnectionOptions:
+    """``http2KeepAlive: {interval, timeout}``."""
+    keepalive = block.field("http2KeepAlive", "http2Keepalive")
+    if keepalive is None:
+        return connection
+    interval, timeout = _duration(keepalive, "interval"), _duration(keepalive, "timeout")
+    keepalive.finish("http2KeepAlive")
+    return replace(
+        connection,
+        ping_interval_s=interval,
+        ping_timeout_s=connection.ping_timeout_s if timeout is None else timeout,
+    )
+
+
+_NOT_YET = ("maxConcurrentStreams",)
 
 
 def _limit(block: Reader, name: str) -> int:
@@ -132,18 +152,9 @@ def _limit(block: Reader, name: str) -> int:
 def _read_http2(block: Reader) -> list[Diagnostic]:
     """Settings that only HTTP/2 connections know."""
     notes: list[Diagnostic] = []
-    upgrade = block.field("h2UpgradePolicy")
-    if upgrade is not None:
-        word = upgrade.string(("DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"))
-        if word == "UPGRADE":
-            notes.append(upgrade.not_honoured("h2UpgradePolicy UPGRADE"))
     client = block.field("useClientProtocol")
     if client is not None and client.boolean():
         notes.append(client.not_honoured("useClientProtocol"))
-    keepalive = block.field("http2KeepAlive", "http2Keepalive")
-    if keepalive is not None:
-        keepalive.raw()
-        notes.append(keepalive.not_honoured("http2KeepAlive"))
     return notes
 
 

@@ -7,6 +7,7 @@ registries is decided in :mod:`meshclient.config.istio_registry`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from meshclient.config.istio_names import is_ip
 from meshclient.config.istio_service import RegistryService, ServicePort, Upstream
@@ -33,7 +34,11 @@ def external_services(
         selected = _selected(entry, workloads)
         for host in entry.hosts:
             upstreams = {
-                port.number: _upstream(entry, host, port, selected, pods) for port in entry.ports
+                port.number: replace(
+                    _upstream(entry, host, port, selected, pods),
+                    subject_alt_names=entry.subject_alt_names,
+                )
+                for port in entry.ports
             }
             services.append(_service(entry, host, upstreams))
     return services

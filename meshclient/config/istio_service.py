@@ -84,11 +84,15 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Who answers on one port. ``labelled`` False: subsets cannot be told apart."""
+    """Who answers on one port. ``labelled`` False: subsets cannot be told apart.
+
+    ``subject_alt_names``: what the servers' certificates name, if a rule says nothing else.
+    """
 
     discovery: EndpointSource = _STATIC
     endpoints: tuple[Endpoint, ...] = ()
     labelled: bool = True
+    subject_alt_names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

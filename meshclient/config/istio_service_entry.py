@@ -41,6 +41,7 @@ class ServiceEntry:
     selector: Labels | None
     visibility: Visibility
     notes: tuple[Diagnostic, ...] = ()
+    subject_alt_names: tuple[str, ...] = ()
 
 
 def read_service_entry(document: Document) -> ServiceEntry | None:
@@ -57,6 +58,7 @@ def read_service_entry(document: Document) -> ServiceEntry | None:
     word = location.string(("MESH_EXTERNAL", "MESH_INTERNAL")) if location is not None else None
     endpoints = spec.field("endpoints")
     workloads = [read_workload(e) for e in endpoints.elements()] if endpoints is not None else []
+    names = spec.field("subjectAltNames")
     found = ServiceEntry(
         metadata,
         document.reader,
@@ -68,7 +70,8 @@ def read_service_entry(document: Document) -> ServiceEntry | None:
         tuple(w for w in workloads if w is not None),
         _read_selector(spec),
         read_export_to(spec, document.namespace),
-        tuple(_read_notes(spec, resolution_field, resolution)),
+        tuple(_read_notes(resolution_field, resolution)),
+        tuple(names.strings()) if names is not None else (),
     )
     _warn_legacy(spec)
     spec.finish("ServiceEntry")
@@ -167,12 +170,8 @@ def _read_selector(spec: Reader) -> Labels | None:
     return found
 
 
-def _read_notes(spec: Reader, resolution: Reader | None, word: str) -> list[Diagnostic]:
+def _read_notes(resolution: Reader | None, word: str) -> list[Diagnostic]:
     notes: list[Diagnostic] = []
-    names = spec.field("subjectAltNames")
-    if names is not None:
-        names.strings()
-        notes.append(names.not_honoured("subjectAltNames"))
     if resolution is not None and word == "DYNAMIC_DNS":
         notes.append(resolution.not_honoured("resolution DYNAMIC_DNS (the dialled host is used)"))
     return notes

@@ -1,15 +1,17 @@
 """``tls`` blocks of DestinationRules.
 
-Reads and checks one block; no certificate is loaded. A cluster whose TLS
-settings are not honoured yet refuses calls: plaintext is never a fallback.
+Reads and checks one block; no certificate is loaded. Settings that cannot be
+honoured make the cluster refuse calls: plaintext is never a fallback.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from meshclient.config.reader import Reader
+from meshclient.config.tls_paths import path_of
 from meshclient.model.cluster import TlsSettings
 from meshclient.model.source import Diagnostic
 
@@ -40,14 +42,14 @@ def read_tls(block: Reader, *, has_selector: bool) -> TlsBlock:
     settings = TlsSettings(
         # An unreadable mode is an error already; the strictest reading stands in.
         mode=_MODES.get(word or "", "istio_mutual"),
-        ca=_text(block, "caCertificates"),
-        certificate=_text(block, "clientCertificate"),
-        key=_text(block, "privateKey"),
+        ca=_ca(block),
+        certificate=path_of(block, "clientCertificate"),
+        key=path_of(block, "privateKey"),
         credential_name=_text(block, "credentialName"),
         subject_alt_names=tuple(names.strings()) if names is not None else (),
         sni=_text(block, "sni"),
         insecure_skip_verify=bool(skip.boolean()) if skip is not None else False,
-        crl=_text(block, "caCrl"),
+        crl=path_of(block, "caCrl"),
     )
     block.finish("tls")
     _check(block, settings)
@@ -57,9 +59,28 @@ def read_tls(block: Reader, *, has_selector: bool) -> TlsBlock:
             code="credential-name",
             suggestion="name the certificate files, or add a workloadSelector",
         )
+    return TlsBlock(settings, tuple(_notes(block, settings)))
+
+
+def _notes(block: Reader, settings: TlsSettings) -> Iterator[Diagnostic]:
+    """What stops the calls, whatever the files hold."""
     if settings.mode == "disable":
-        return TlsBlock(settings)
-    return TlsBlock(settings, (block.not_honoured(f"tls mode {word} (calls are refused)"),))
+        return
+    if settings.credential_name:
+        field = block.field("credentialName") or block
+        yield field.not_honoured("credentialName (calls are refused: name certificate files)")
+    elif settings.mode == "istio_mutual" and not settings.expected_names:
+        yield block.not_honoured(
+            "tls mode ISTIO_MUTUAL without subjectAltNames (calls are refused: the service "
+            "accounts of the endpoints are not known)"
+        )
+
+
+def _ca(block: Reader) -> str:
+    field = block.field("caCertificates")
+    if field is not None and field.string() == "system":
+        return "system"
+    return path_of(block, "caCertificates")
 
 
 def _text(block: Reader, name: str) -> str:

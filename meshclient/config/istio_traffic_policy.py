@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from meshclient.config.istio_connection_pool import (
     ConnectionPoolBlock,
@@ -37,6 +38,7 @@ class TrafficPolicy:
     outlier: OutlierBlock | None = None
     tls: TlsBlock | None = None
     retry_budget: RetryBudget | None = None
+    proxy_protocol: Literal["", "v1", "v2"] = ""
     notes: tuple[Diagnostic, ...] = ()
     ports: Mapping[int, TrafficPolicy] = field(default_factory=dict)
 
@@ -54,7 +56,8 @@ def read_traffic_policy(block: Reader, *, has_selector: bool = False) -> Traffic
     policy = _read_blocks(block, has_selector=has_selector)
     budget = block.field("retryBudget")
     ports = block.field("portLevelSettings")
-    notes = _read_unhonoured(block)
+    proxy = block.field("proxyProtocol")
+    notes = _read_tunnel(block)
     levels = _read_port_levels(ports, has_selector=has_selector) if ports is not None else {}
     block.finish("trafficPolicy")
     if block.is_mapping and not block.node.value:
@@ -62,6 +65,7 @@ def read_traffic_policy(block: Reader, *, has_selector: bool = False) -> Traffic
     return replace(
         policy,
         retry_budget=read_retry_budget(budget) if budget is not None else None,
+        proxy_protocol=_read_proxy_protocol(proxy) if proxy is not None else "",
         notes=tuple(notes),
         ports=levels,
     )
@@ -92,21 +96,21 @@ def _warn_failover_without_outlier(policy: TrafficPolicy) -> None:
         )
 
 
-def _read_unhonoured(block: Reader) -> list[Diagnostic]:
+def _read_proxy_protocol(block: Reader) -> Literal["v1", "v2"]:
+    version = block.field("version")
+    block.finish("proxyProtocol")
+    word = version.string(("V1", "V2")) if version is not None else "V1"
+    return "v2" if word == "V2" else "v1"
+
+
+def _read_tunnel(block: Reader) -> list[Diagnostic]:
     notes: list[Diagnostic] = []
-    proxy = block.field("proxyProtocol")
     tunnel = block.field("tunnel")
-    if proxy is not None:
-        version = proxy.field("version")
-        proxy.finish("proxyProtocol")
-        if version is not None:
-            version.string(("V1", "V2"))
-        notes.append(proxy.not_honoured("proxyProtocol"))
     if tunnel is not None:
         tunnel.ignore("protocol", "targetHost", "targetPort")
         tunnel.finish("tunnel")
         notes.append(tunnel.not_honoured("tunnel (for TCP and TLS routes)"))
-    if proxy is not None and tunnel is not None:
+    if tunnel is not None and block.has("proxyProtocol"):
         block.error("tunnel and proxyProtocol cannot both be set", code="exclusive")
     return notes
 
@@ -175,6 +179,7 @@ def _with_destination_blocks(base: TrafficPolicy, other: TrafficPolicy) -> Traff
     return replace(
         base,
         retry_budget=other.retry_budget or base.retry_budget,
+        proxy_protocol=other.proxy_protocol or base.proxy_protocol,
         notes=tuple(dict.fromkeys((*base.notes, *other.notes))),
         ports={},
     )
@@ -188,6 +193,7 @@ def cluster_policy(policy: TrafficPolicy) -> tuple[ClusterPolicy, tuple[Diagnost
     limits = pool.limits
     if policy.retry_budget is not None:
         limits = replace(limits, retry_budget=policy.retry_budget)
+    connection = replace(pool.connection, proxy_protocol=policy.proxy_protocol)
     notes = (*balancer.notes, *pool.notes, *policy.notes)
     notes += outlier.notes if outlier is not None else ()
     notes += tls.notes if tls is not None else ()
@@ -197,7 +203,7 @@ def cluster_policy(policy: TrafficPolicy) -> tuple[ClusterPolicy, tuple[Diagnost
         ClusterPolicy(
             load_balancing=balancer.load_balancing,
             limits=limits,
-            connection=pool.connection,
+            connection=connection,
             outlier_detection=detection,
             tls=settings,
             # Istio switches Envoy's panic mode off wherever it ejects.

@@ -36,7 +36,8 @@ _CLUSTER_POLICY: Section = {
     "connection": (ref("connection"), "Life of connections."),
     "circuit_breaker": (ref("circuit_breaker"), "Consecutive-failure breaker. Not yet honoured."),
     "outlier_detection": (ref("outlier_detection"), "Passive health. Not yet honoured."),
-    "tls": (ref("tls"), "How connections are secured. Not yet honoured: calls are refused."),
+    "tls": (ref("tls"), "How connections to the endpoints are secured. Default: plain text."),
+    "proxy": (TEXT, "http://, socks5:// or socks5h:// proxy to the endpoints. Default none."),
 }
 
 SECTIONS: dict[str, Section] = {
@@ -167,9 +168,15 @@ SECTIONS: dict[str, Section] = {
         "terminal": (FLAG, "Stop here when this gave a key. Default false."),
     },
     "limits": {
-        "max_connections": (COUNT, "Not yet honoured. Default: no limit."),
-        "max_pending_requests": (COUNT, "Not yet honoured. Default: no limit."),
-        "max_requests": (COUNT, "Not yet honoured. Default: no limit."),
+        "max_connections": (
+            COUNT,
+            "Open connections to all endpoints; requests beyond wait. Default: no limit.",
+        ),
+        "max_pending_requests": (
+            COUNT,
+            "Requests that wait for a connection; more are refused. Default: no limit.",
+        ),
+        "max_requests": (COUNT, "Requests in flight; more are refused. Default: no limit."),
         "max_retries": (
             {"type": "integer", "minimum": 0, "maximum": 4294967295},
             "Retries in flight at a time. Default: no limit.",
@@ -178,12 +185,24 @@ SECTIONS: dict[str, Section] = {
     "connection": {
         "connect_timeout": (DURATION, "Default 10s."),
         "idle_timeout": (DURATION, "Close connections unused for so long; 0: never. Default 1h."),
-        "max_duration": (DURATION, "Most age of a connection; 0: any. Default any."),
+        "max_duration": (
+            DURATION,
+            "Most age of a connection, less up to 10 %; 0: any. Default any.",
+        ),
         "max_requests": (
             {"type": "integer", "minimum": 0, "maximum": 4294967295},
             "Requests per connection; 0: any number. Default 0.",
         ),
         "keepalive": (ref("keepalive"), "TCP keep-alive probes."),
+        "proxy_protocol": (
+            choice("v1", "v2"),
+            "Begin every connection with a PROXY protocol header. Default none.",
+        ),
+        "resend_stale": (
+            {"type": "boolean"},
+            "Send an idempotent request again, once and outside the retries, when a kept-alive "
+            "connection ended before a byte of an answer. Default false.",
+        ),
     },
     "keepalive": {
         "probes": (
@@ -222,13 +241,23 @@ SECTIONS: dict[str, Section] = {
     },
     "tls": {
         "mode": (choice("disable", "simple", "mutual"), "mutual: with a client certificate."),
-        "ca": (NAME, "File of CA certificates. Default: the system's."),
+        "ca": (NAME, "File of CA certificates, relative to this file. Default: the system's."),
         "certificate": (NAME, "File of the client certificate."),
         "key": (NAME, "File of its key."),
-        "subject_alt_names": (TEXTS, "Names of which the server must carry one."),
+        "subject_alt_names": (
+            {"type": "array", "items": either(NAME, ref("san"))},
+            "Names of which the server must carry one. Default: the server name asked for.",
+        ),
         "sni": (NAME, "Server name to ask for. Default: the host dialled."),
         "insecure_skip_verify": (FLAG, "Accept any certificate. Default false."),
         "crl": (NAME, "File of revoked certificates."),
+    },
+    "san": {
+        "exact": (NAME, "The whole name; DNS names by certificate rules."),
+        "prefix": (NAME, "How it begins."),
+        "suffix": (NAME, "How it ends."),
+        "regex": (NAME, "RE2 expression of the whole name."),
+        "type": (choice("dns", "uri", "ip", "email"), "Type of the name. Default: any."),
     },
     **ROUTE_SECTIONS,
 }

@@ -7,9 +7,11 @@ and kept in the model. Knows nothing of routes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 from meshclient.config.native_shapes import LB_POLICIES, OUTLIER_FLAG
+from meshclient.config.native_proxy import read_proxy
+from meshclient.config.native_tls import read_tls
 from meshclient.config.native_values import (
     finish,
     flag_of,
@@ -31,7 +33,6 @@ from meshclient.model.cluster import (
     LoadBalancing,
     OutlierDetection,
     TcpKeepalive,
-    TlsSettings,
 )
 from meshclient.model.routes import HashPolicy
 from meshclient.model.source import Diagnostic
@@ -68,6 +69,8 @@ def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
         parts.notes["outlier_detection"] = child.not_honoured("outlier detection")
     if (child := r.field("tls")) is not None:
         _tls(child, parts)
+    if (child := r.field("proxy")) is not None:
+        parts.policy = replace(parts.policy, proxy=read_proxy(child))
     return parts
 
 
@@ -163,7 +166,6 @@ def _hash_source(r: Reader) -> HashPolicy | None:
 
 
 def _limits(r: Reader, parts: PolicyParts) -> None:
-    names = ("max_connections", "max_pending_requests", "max_requests")
     limits = Limits(
         max_connections=integer_of(r, "max_connections", UNLIMITED),
         max_pending_requests=integer_of(r, "max_pending_requests", UNLIMITED),
@@ -172,10 +174,6 @@ def _limits(r: Reader, parts: PolicyParts) -> None:
         retry_budget=parts.policy.limits.retry_budget,
     )
     parts.policy = replace(parts.policy, limits=limits)
-    parts.notes.pop("limits", None)
-    given = [name for name in names if r.has(name)]
-    if given:
-        parts.notes["limits"] = r.not_honoured("limits: " + ", ".join(given))
     finish(r, "limits")
 
 
@@ -187,9 +185,17 @@ def _connection(r: Reader) -> ConnectionOptions:
         max_duration_s=limit_of(r, "max_duration", None),
         max_requests=integer_of(r, "max_requests", 0, 0),
         keepalive=_keepalive(keepalive) if keepalive is not None else None,
+        proxy_protocol=_proxy_protocol(r),
+        resend_stale=flag_of(r, "resend_stale"),
     )
     finish(r, "connection")
     return options
+
+
+def _proxy_protocol(r: Reader) -> Literal["", "v1", "v2"]:
+    field = r.field("proxy_protocol")
+    word = field.string(("v1", "v2")) if field is not None else None
+    return "v2" if word == "v2" else "v1" if word == "v1" else ""
 
 
 def _keepalive(r: Reader) -> TcpKeepalive:
@@ -239,31 +245,4 @@ def _outlier_detection(r: Reader) -> OutlierDetection:
 
 
 def _tls(r: Reader, parts: PolicyParts) -> None:
-    parts.notes.pop("tls", None)
-    mode_reader = required(r, "mode")
-    mode = mode_reader.string(("disable", "simple", "mutual")) if mode_reader else None
-    names = r.field("subject_alt_names")
-    texts = {key: text_of(r, key) for key in ("ca", "certificate", "key", "sni", "crl")}
-    sans = tuple(names.strings()) if names is not None else ()
-    skip = flag_of(r, "insecure_skip_verify")
-    finish(r, "tls")
-    # Fail closed: whatever is wrong with the block, it never becomes plain text.
-    settings = TlsSettings(
-        mode="mutual" if mode == "mutual" else "simple",
-        subject_alt_names=sans,
-        insecure_skip_verify=skip,
-        **texts,
-    )
-    if mode == "disable":
-        if sans or skip or any(texts.values()):
-            r.error("the other settings have no effect with mode disable")
-        parts.policy = replace(parts.policy, tls=None)
-        return
-    if mode == "mutual" and not (settings.certificate and settings.key):
-        r.error("mode mutual needs certificate and key", code="missing-field")
-    if mode == "simple" and (settings.certificate or settings.key):
-        r.error("a client certificate is only sent with mode mutual", suggestion="mode: mutual")
-    if skip:
-        r.warning("insecure_skip_verify: anybody can pretend to be this service")
-    parts.policy = replace(parts.policy, tls=settings)
-    parts.notes["tls"] = r.not_honoured("TLS to the endpoints (calls are refused until then)")
+    parts.policy = replace(parts.policy, tls=read_tls(r))

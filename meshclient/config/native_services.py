@@ -119,8 +119,6 @@ def _clusters(
 ) -> list[Cluster]:
     protocol_reader, port_reader = r.field("protocol"), r.field("port")
     protocol = protocol_reader.string(("http1", "h2")) if protocol_reader is not None else None
-    if protocol_reader is not None and protocol == "h2":
-        parts.notes["protocol"] = protocol_reader.not_honoured("HTTP/2 to the endpoints")
     subsets = r.field("subsets")
     if origin is None:
         if subsets is not None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from meshclient.control import after_fork
+from meshclient.control.thread import in_trio_thread
 from meshclient.errors import ClosedError
 from meshclient.model.snapshot import Snapshot
 
@@ -100,9 +101,12 @@ class Publisher(Generic[P]):
         return self._verdict()
 
     async def async_wait(self, timeout: float | None = None) -> bool:
-        """:meth:`wait` for asyncio; a wake-up, not a poll. Cancellable."""
+        """:meth:`wait` for asyncio and trio; a wake-up, not a poll. Cancellable."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return await in_trio_thread(lambda: self.wait(timeout))
         self._awake()
-        loop = asyncio.get_running_loop()
         waiter = (loop, loop.create_future())
         with self._lock:
             if self._ended.is_set():

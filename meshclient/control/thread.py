@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import logging
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -137,7 +138,10 @@ async def run_in_thread(function: Callable[[], T], name: str) -> T:
     Not an executor: those are joined when the interpreter ends, and a stuck
     function would then keep the process alive.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return await in_trio_thread(function)
     future: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
 
     def deliver(result: T | None, error: BaseException | None) -> None:
@@ -158,6 +162,12 @@ async def run_in_thread(function: Callable[[], T], name: str) -> T:
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
+
+
+async def in_trio_thread(function: Callable[[], T]) -> T:
+    """:func:`run_in_thread` under trio, whose threads are daemons, too."""
+    to_thread = sys.modules["trio"].to_thread
+    return await to_thread.run_sync(function, abandon_on_cancel=True)  # type: ignore[no-any-return]
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -74,11 +74,17 @@ class AddressFollower:
 
     def _view(self) -> EndpointSet:
         memory = self._memory
-        addresses = self._first(memory) if self._logical else self._all(memory)
+        addresses = self._ranked(memory) if self._logical else self._all(memory)
         target = self._target
         literal = as_literal(target.address)
         hostname = target.hostname or ("" if literal else target.address.rstrip("."))
-        endpoints = tuple(replace(target, address=a, hostname=hostname) for a in addresses)
+        if self._logical:
+            heads, more = addresses[:1], addresses[1:]
+        else:
+            heads, more = addresses, ()
+        endpoints = tuple(
+            replace(target, address=a, hostname=hostname, more_addresses=more) for a in heads
+        )
         kept, note = limited(endpoints, self._settings.max_endpoints, target.address)
         return EndpointSet(kept, memory.state, memory.error or note)
 
@@ -86,8 +92,9 @@ class AddressFollower:
         ordered = interleave(*sorted_families((*memory.v6, *memory.v4)))
         return routable(ordered, self._has_route)
 
-    def _first(self, memory: AddressMemory) -> tuple[str, ...]:
-        """The address in use while it is still in the answer, else the answer's first.
+    def _ranked(self, memory: AddressMemory) -> tuple[str, ...]:
+        """The address in use while it is still in the answer, else the answer's first; then
+        the others, for happy eyeballs, sorted: a shuffled answer is no change.
 
         Envoy moves new connections to the first address of every answer; with
         servers that rotate, that would give up warm connections at each refresh.
@@ -95,7 +102,9 @@ class AddressFollower:
         usable = routable(interleave(memory.v6, memory.v4), self._has_route)
         if self._chosen not in usable:
             self._chosen = usable[0] if usable else ""
-        return (self._chosen,) if self._chosen else ()
+        others = interleave(*sorted_families(a for a in usable if a != self._chosen))
+        ranked = (self._chosen, *others) if self._chosen else ()
+        return ranked[: self._settings.max_endpoints]
 
 
 def limited(

@@ -81,6 +81,15 @@ class ConnectionOptions:
     max_duration_s: float | None = None
     max_requests: int = 0
     keepalive: TcpKeepalive | None = None
+    #: Header of the PROXY protocol that every connection begins with; "" for none.
+    proxy_protocol: Literal["", "v1", "v2"] = ""
+    #: Send an idempotent request again, once and outside the retry policy, when a
+    #: kept-alive connection ended before a byte of an answer.
+    resend_stale: bool = False
+    #: HTTP/2: PING after so long without a byte from the peer (None: never), and how
+    #: long it has to answer before the connection is given up.
+    ping_interval_s: float | None = None
+    ping_timeout_s: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +116,31 @@ class OutlierDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class SanMatcher:
+    """One accepted name of the server; ``type`` empty means a name of any type.
+
+    ``exact`` follows certificate rules for DNS names (no case, wildcards in the
+    certificate's left-most label) and compares IP addresses as addresses.
+    """
+
+    value: str
+    kind: Literal["exact", "prefix", "suffix", "regex"] = "exact"
+    type: Literal["", "dns", "uri", "ip", "email"] = ""
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "exact" else f"{self.kind} "
+        return f"{self.type + ':' if self.type else ''}{kind}{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """How connections of a cluster are secured. Paths are as written."""
+    """How connections of a cluster are secured.
+
+    Paths are absolute, or relative to the working directory: the readers of
+    documents resolve what a file says against that file. One of
+    ``subject_alt_names`` (exact) and ``san_matchers`` has to match the server's
+    certificate; without any, the certificate must name the server asked for.
+    """
 
     mode: Literal["disable", "simple", "mutual", "istio_mutual"]
     ca: str = ""
@@ -119,11 +151,20 @@ class TlsSettings:
     sni: str = ""
     insecure_skip_verify: bool = False
     crl: str = ""
+    san_matchers: tuple[SanMatcher, ...] = ()
+
+    @property
+    def expected_names(self) -> tuple[SanMatcher, ...]:
+        """All accepted names of the server, as matchers."""
+        return (*map(SanMatcher, self.subject_alt_names), *self.san_matchers)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPolicy:
-    """Everything about a cluster but its endpoints; hashable, its own cache key."""
+    """Everything about a cluster but its endpoints; hashable, its own cache key.
+
+    ``proxy``: URL of the proxy that connections are tunnels through; empty for none.
+    """
 
     load_balancing: LoadBalancing = LoadBalancing()
     limits: Limits = Limits()
@@ -132,6 +173,7 @@ class ClusterPolicy:
     circuit_breaker: CircuitBreaker | None = None
     tls: TlsSettings | None = None
     panic_threshold_percent: int = 50
+    proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +209,7 @@ __all__ = [
     "Limits",
     "LoadBalancing",
     "OutlierDetection",
+    "SanMatcher",
     "TcpKeepalive",
     "TlsSettings",
 ]

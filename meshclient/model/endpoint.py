@@ -34,7 +34,8 @@ class Endpoint:
 
     ``address`` is an IP, a host name (resolved when dialled) or, with ``port``
     0, a path of a unix socket written ``unix:///path``. ``weight`` >= 1.
-    ``health`` is what discovery said (EDS names).
+    ``health`` is what discovery said (EDS names). ``more_addresses`` are further
+    IP addresses of the same endpoint, raced with ``address`` by new connections.
     """
 
     address: str
@@ -45,6 +46,7 @@ class Endpoint:
     locality: Locality = NO_LOCALITY
     priority: int = 0
     health: Literal["healthy", "unhealthy", "draining", "degraded"] = "healthy"
+    more_addresses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.address.startswith("unix:"):

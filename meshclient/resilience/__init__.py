@@ -9,6 +9,7 @@ from meshclient.resilience.budget import RetryLimiter
 from meshclient.resilience.classify import classify
 from meshclient.resilience.conditions import may_retry
 from meshclient.resilience.control_headers import Overrides, merge_policy, read_overrides
+from meshclient.resilience.limits import RequestLimit, request_limit
 from meshclient.resilience.retry import RetryState
 from meshclient.resilience.strategy import AttemptResponse, RetryStrategy
 from meshclient.resilience.timeouts import (
@@ -22,6 +23,7 @@ __all__ = [
     "AttemptResponse",
     "ExponentialBackOff",
     "Overrides",
+    "RequestLimit",
     "RetryLimiter",
     "RetryState",
     "RetryStrategy",
@@ -33,4 +35,5 @@ __all__ = [
     "merge_timeouts",
     "per_try_timeout_s",
     "read_overrides",
+    "request_limit",
 ]

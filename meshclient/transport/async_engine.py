@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -23,15 +24,24 @@ from meshclient.transport.interface import (
     AsyncWireResponse,
     PoolStats,
     Target,
+    WireError,
     WireRequest,
     closed_error,
     timeout_error,
 )
 from meshclient.transport.loop_end import abandon, at_loop_end, inherit
 from meshclient.transport.pool import Pool
+from meshclient.transport.slot_waiters import (
+    LoopWaiter,
+    refuse_others,
+    too_many_pending,
+    wait_limit,
+)
+from meshclient.transport.slots import ConnectionSlots
 
 if TYPE_CHECKING:
     from meshclient.transport.fallback import HttpcoreAsyncEngine
+    from meshclient.transport.http2_loop import Http2Loop
 
 #: Pools without a connection are dropped when this many exist.
 _MAX_POOLS = 1024
@@ -47,6 +57,7 @@ class LoopShard:
         "_sweep_at",
         "_sweeper",
         "closed",
+        "http2",
         "loop",
         "open",
         "pools",
@@ -57,6 +68,8 @@ class LoopShard:
         self.closed = False
         self.pools: dict[Target, Pool[AsyncConnection]] = {}
         self.open: set[AsyncConnection] = set()
+        #: Made at the first target that speaks HTTP/2; nothing imports h2 before.
+        self.http2: Http2Loop | None = None
         self._max_idle = max_idle
         self._max_pools = _MAX_POOLS
         self._sweeper: asyncio.TimerHandle | None = None
@@ -72,20 +85,66 @@ class LoopShard:
         if len(self.pools) >= self._max_pools:
             self.pools = {t: p for t, p in self.pools.items() if p.connections}
             self._max_pools = max(_MAX_POOLS, 2 * len(self.pools))
-        pool = self.pools[target] = Pool(target, AsyncConnection.abort, self._max_idle)
+        pool = self.pools[target] = Pool(
+            target, AsyncConnection.abort, self._max_idle, random.random
+        )
         return pool
 
-    async def connect(self, pool: Pool[AsyncConnection], request: WireRequest) -> AsyncConnection:
+    def http2_loop(self) -> Http2Loop:
+        """The HTTP/2 connections of this loop."""
+        if self.http2 is None:
+            from meshclient.transport.http2_loop import Http2Loop
+
+            self.http2 = Http2Loop(self)
+        return self.http2
+
+    async def connect_in_turn(
+        self,
+        pool: Pool[AsyncConnection],
+        slots: ConnectionSlots,
+        target: Target,
+        request: WireRequest,
+    ) -> AsyncConnection:
+        """A connection of a cluster that has limits: a free one, or a new one in its turn."""
+        if self.closed:
+            raise closed_error(False)
+        if not slots.enter():
+            raise too_many_pending(target)
+        try:
+            waiter = LoopWaiter(pool, self.loop, self.release)
+            if not slots.take(waiter):
+                limit, kind = wait_limit(target, request, time.monotonic())
+                connection: AsyncConnection | None = await waiter.wait(slots, limit, kind)
+                if connection is not None:
+                    return connection
+            try:
+                return await self.connect(pool, target, request)
+            except BaseException as error:
+                refuse_others(slots, pool, error, target, request)
+                slots.give_back(pool)
+                raise
+        finally:
+            slots.leave()
+
+    async def connect(
+        self, pool: Pool[AsyncConnection], target: Target, request: WireRequest
+    ) -> AsyncConnection:
         """A new connection, counted in the pool. Raises WireError."""
-        limit, kind = connect_limit(pool.target, request, time.monotonic())
+        if self.closed:
+            raise closed_error(False)
+        limit, kind = connect_limit(target, request, time.monotonic())
         connection = await open_async(
-            pool.target, lambda sock: AsyncConnection(self, pool, sock), limit, kind
+            target, lambda sock: AsyncConnection(self, pool, sock), limit, kind
         )
         if self.closed:
             connection.abort()
             raise closed_error(False)
+        if target.protocol != "http1":
+            self.http2_loop().check_http1(target, connection)
         pool.add(connection, time.monotonic())
         self.open.add(connection)
+        if self.pools.get(target) is not pool:
+            pool.draining = True  # given up meanwhile: nobody would find it again
         return connection
 
     def release(self, connection: AsyncConnection) -> None:
@@ -118,10 +177,17 @@ class LoopShard:
         """Drain the pools of all other targets."""
         for target in [target for target in self.pools if target not in targets]:
             self.pools.pop(target).drain()
+        if self.http2 is not None:
+            self.http2.retain(targets)
 
     def close(self) -> None:
         """End every connection and refuse new ones; idempotent."""
         self.closed = True
+        if self.http2 is not None:
+            self.http2.close()
+        for pool in self.pools.values():
+            if pool.slots is not None:
+                pool.slots.refuse(pool, lambda: closed_error(False))
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper, self._sweep_at = None, math.inf
@@ -167,7 +233,7 @@ class AsyncEngine:
         self._fallback: HttpcoreAsyncEngine | None = None
 
     async def send(self, target: Target, request: WireRequest) -> AsyncWireResponse:
-        """One request to one target, without any retry that the server could notice.
+        """One request to one target, tried again only where ``request.resend`` says so.
 
         Raises WireError (InvalidRequest before anything was sent), and what an
         iterator that streams the body raises. Cancel it at any time.
@@ -177,25 +243,39 @@ class AsyncEngine:
         except RuntimeError:
             return await self._other_engine().send(target, request)
         encoded = encode_request(request)
-        shard = self._shards.get(loop)
-        if shard is None:
-            shard = await self._new_shard(loop)
+        shard = self._shards.get(loop) or await self._new_shard(loop)
         now = time.monotonic()
         if request.deadline is not None and request.deadline <= now:
             raise timeout_error("deadline", False)
+        if target.protocol != "http1" and (
+            found := await shard.http2_loop().send(target, request, encoded)
+        ):
+            return found
+        resend = request.resend
+        fresh = False
         while True:
             pool = shard.pools.get(target)
             if pool is None:
                 pool = shard.new_pool(target)
-            connection = pool.acquire(now)
+            # With limits a free one has to do: the slot for a fresh one may be in its place.
+            connection = None if fresh and pool.slots is None else pool.acquire(now)
             if connection is None:
-                connection = await shard.connect(pool, request)
+                if pool.slots is None:
+                    connection = await shard.connect(pool, target, request)
+                else:
+                    connection = await shard.connect_in_turn(pool, pool.slots, target, request)
+                    if connection.closed:  # in the moment between its release and our turn
+                        continue
             try:
                 return await connection.exchange(request, encoded)
             except NotWrittenError:
                 # Not a byte left this machine: the next connection is no retry. It
                 # ends, since a fresh connection does not raise this.
                 continue
+            except WireError as error:
+                if fresh or not error.reused or resend is None or not resend():
+                    raise
+                fresh = True
 
     async def _new_shard(self, loop: asyncio.AbstractEventLoop) -> LoopShard:
         with self._lock:
@@ -240,14 +320,18 @@ class AsyncEngine:
         for shard in shards:
             for target, pool in list(shard.pools.items()):
                 total.setdefault(target, PoolStats()).add(pool.stats())
+            if shard.http2 is not None:
+                for target, stats in shard.http2.stats().items():
+                    total.setdefault(target, PoolStats()).add(stats)
         return total
 
     def close(self) -> None:
         """End idle connections and calls in flight (with WireError CANCELLED); idempotent.
 
-        From any thread; the loops do it as soon as they run. Connections of the
-        fallback engine need ``aclose``.
+        From any thread; the loops do it as soon as they run.
         """
+        if self._fallback is not None:
+            self._fallback.close()
         for shard in self._take_shards():
             if shard.loop.is_closed():
                 for connection in shard.connections():
@@ -291,7 +375,10 @@ class AsyncEngine:
         shards, self._shards = list(self._shards.values()), {}
         self._fallback = None
         for shard in shards:
-            inherit(shard, shard.connections())
+            connections = shard.connections()
+            for connection in connections:  # the lock of the parent's slots may be held for ever
+                connection.pool.slots = None
+            inherit(shard, connections)
 
 
 def _default_fallback() -> HttpcoreAsyncEngine:

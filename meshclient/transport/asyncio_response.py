@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from meshclient.model.outcome import ResetReason
@@ -139,3 +140,9 @@ class StreamingResponse(AsyncWireResponse):
 
     async def aclose(self) -> None:
         self.abort()
+
+    def drop(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            with suppress(RuntimeError):  # the loop is closed, and its connections with it
+                connection.loop.call_soon_threadsafe(self.abort)

@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection as an ``asyncio.Protocol``: exchange, timer, endings.
+"""One HTTP/1.1 connection as an ``asyncio.Protocol``: exchange and endings.
 
 The hot path of the library: one write, one future and one parse per request,
-and as a rule no timer (see ``set_limit``). Which connection serves which
+and as a rule no timer (see :mod:`meshclient.transport.asyncio_time`). Which connection serves which
 request is the engine's business; HTTP itself is :mod:`meshclient.transport.http1`.
 Everything runs on the thread of one event loop.
 """
@@ -11,22 +11,22 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.asyncio_response import HIGH_WATER, StreamingResponse
+from meshclient.transport.asyncio_time import TimedProtocol
+from meshclient.transport.asyncio_upgrade import AsyncUpgradedResponse
 from meshclient.transport.asyncio_upload import upload
 from meshclient.transport.http1 import ResponseParser
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest, whole_body
 from meshclient.transport.interface import (
     AsyncWireResponse,
-    TimeoutKind,
     WireError,
     WireRequest,
     closed_error,
-    timeout_error,
 )
+from meshclient.transport.readiness import Readiness
 
 if TYPE_CHECKING:
     from meshclient.transport.async_engine import LoopShard
@@ -39,24 +39,20 @@ class NotWrittenError(Exception):
     """A kept-alive connection broke before it took one byte of the request."""
 
 
-class AsyncConnection(asyncio.Protocol):
+class AsyncConnection(TimedProtocol):
     """States: idle (in the pool), busy (one exchange), closed (for good)."""
 
     __slots__ = (
-        "_busy",
-        "_limit",
-        "_limit_kind",
         "_parser",
+        "_readiness",
         "_request",
         "_response",
         "_reusable",
         "_shard",
-        "_timer",
-        "_timer_at",
         "_waiter",
         "closed",
+        "continued",
         "drained",
-        "loop",
         "pool",
         "requests",
         "retire_at",
@@ -69,8 +65,8 @@ class AsyncConnection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, shard: LoopShard, pool: Pool[AsyncConnection], sock: socket.socket) -> None:
+        super().__init__(shard.loop)
         self._shard = shard
-        self.loop = shard.loop
         self.pool = pool
         self.sock = sock
         self.retire_at = math.inf
@@ -80,35 +76,39 @@ class AsyncConnection(asyncio.Protocol):
         self.write_paused = False
         self.drained: asyncio.Future[None] | None = None
         self._parser = ResponseParser()
-        self._busy = self._reusable = False
+        self._readiness = Readiness(sock)
+        self._reusable = False
         self._request: WireRequest | None = None
-        self._response: StreamingResponse | None = None
+        self._response: StreamingResponse | AsyncUpgradedResponse | None = None
+        self.continued: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[AsyncWireResponse] | None = None
-        self._limit = self._timer_at = math.inf
-        self._limit_kind: TimeoutKind = ""
-        self._timer: asyncio.TimerHandle | None = None
 
     # One exchange
 
     async def exchange(self, request: WireRequest, encoded: EncodedRequest) -> AsyncWireResponse:
         """Send the request; returns once the response head is there.
 
-        Raises WireError, or NotWrittenError when a reused connection failed at
-        the first write. Whatever ends it early (cancellation included) closes
+        Raises WireError, or NotWrittenError when a reused connection was stale
+        or failed at the first write. Whatever ends it early (cancellation included) closes
         the connection.
         """
+        if self.requests and self._readiness.readable():
+            # The server closed it, or sent what nobody had asked for yet: never an
+            # answer. The loop has not looked since; the kernel knows.
+            self.abort()
+            raise NotWrittenError
         self.requests += 1
         self._busy = True
         self._reusable = not encoded.close
         self._request = request
-        self._parser.start(request.method == b"HEAD")
+        self._parser.start(request.method == b"HEAD", encoded.upgrade)
         waiter: asyncio.Future[AsyncWireResponse] = self.loop.create_future()
         self._waiter = waiter
         body = request.body
         try:
             if body is None:
                 self.transport.write(encoded.head)
-            elif isinstance(body, bytes) and len(body) <= SMALL_BODY:
+            elif isinstance(body, bytes) and len(body) <= SMALL_BODY and not encoded.expects:
                 self.transport.write(encoded.head + whole_body(body, encoded.length))
             else:
                 await upload(self, request, encoded, waiter)
@@ -124,24 +124,24 @@ class AsyncConnection(asyncio.Protocol):
 
     def request_written(self, request: WireRequest) -> None:
         """From here the response has its time."""
-        response_s, read_s = request.response_timeout_s, request.read_timeout_s
-        limit = math.inf if request.deadline is None else request.deadline
-        kind: TimeoutKind = "deadline"
-        if response_s is not None or read_s is not None:
-            now = time.monotonic()
-            if response_s is not None and now + response_s < limit:
-                limit, kind = now + response_s, "response"
-            if read_s is not None and now + read_s < limit:
-                limit, kind = now + read_s, "read"
-        self.set_limit(limit, kind)
+        self._limit_head(request)
         if self._parser.head_complete:
             self._deliver_held()
+
+    def _part_of_head(self) -> None:
+        """Bytes came, but no whole head: what they mean to those who wait for them."""
+        continued, request = self.continued, self._request
+        if continued is not None and self._parser.continued and not continued.done():
+            continued.set_result(None)
+        if self.uploading or request is None or request.read_timeout_s is None:
+            return
+        self._limit_rest_of_head(request.read_timeout_s)
 
     def _give_up(self, waiter: asyncio.Future[AsyncWireResponse]) -> None:
         """The caller will not see this response: free what it holds."""
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             response = waiter.result()  # it came in the very moment of the cancellation
-            if isinstance(response, StreamingResponse):
+            if isinstance(response, (StreamingResponse, AsyncUpgradedResponse)):
                 response.abort()
         if self._waiter is waiter:
             self.abort()
@@ -170,12 +170,14 @@ class AsyncConnection(asyncio.Protocol):
                 self._end()
         elif parser.head_complete:
             self._head_arrived(parser)
+        else:
+            self._part_of_head()
 
     def _head_arrived(self, parser: ResponseParser) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():  # cancelled, and its task has not run yet
             self.abort()
-        elif self.uploading and not parser.complete and parser.status < 400:
+        elif self._goes_on(parser):
             # It answers while it reads, as an echo does: the upload goes on. Only
             # a refusal or a whole answer makes it pointless (curl's rule, too).
             if parser.untaken() > HIGH_WATER:
@@ -183,7 +185,19 @@ class AsyncConnection(asyncio.Protocol):
         else:
             self._deliver(parser, waiter)
 
+    def _goes_on(self, parser: ResponseParser) -> bool:
+        """Whether an upload under way is still worth finishing."""
+        return (
+            self.uploading
+            and not parser.complete
+            and parser.status < 400
+            and self.continued is None
+        )
+
     def _deliver(self, parser: ResponseParser, waiter: asyncio.Future[AsyncWireResponse]) -> None:
+        if parser.upgraded is not None:
+            self._upgrade(parser, parser.upgraded, waiter)
+            return
         content = parser.take()
         if parser.complete:
             waiter.set_result(
@@ -204,6 +218,17 @@ class AsyncConnection(asyncio.Protocol):
         response = self._response = StreamingResponse(self, parser, request)
         self.body_arrived(response)
         response.push(content)
+        waiter.set_result(response)
+
+    def _upgrade(
+        self,
+        parser: ResponseParser,
+        first: bytes,
+        waiter: asyncio.Future[AsyncWireResponse],
+    ) -> None:
+        """From here the bytes are another protocol's: no parser, no limits of the request."""
+        self.set_limit(math.inf, "")
+        response = self._response = AsyncUpgradedResponse(self, parser, first)
         waiter.set_result(response)
 
     def _deliver_held(self) -> None:
@@ -285,8 +310,9 @@ class AsyncConnection(asyncio.Protocol):
         """Close at once, without waiting for buffers or TLS; idempotent."""
         if self.closed:
             return
-        self.forget()
+        # First the socket: forgetting may hand its slot to a task that opens another.
         self.transport.abort()
+        self.forget()
 
     def forget(self) -> None:
         """Everything ``abort`` does, but for the transport."""
@@ -294,51 +320,10 @@ class AsyncConnection(asyncio.Protocol):
         self._busy = False
         self._request = self._response = self._waiter = None
         self._limit = math.inf
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         self._release_writer()
         self.pool.discard(self)
         self._shard.open.discard(self)
-
-    # Time
-
-    def set_limit(self, when: float, kind: TimeoutKind) -> None:
-        """When (monotonic) the wait of this moment has to be over; infinity: never.
-
-        One timer per connection, not per wait: it stays when the limit moves
-        away (and looks again when it fires), and is replaced only when the new
-        limit comes earlier. So most requests start no timer and cancel none.
-        """
-        self._limit = when
-        self._limit_kind = kind
-        if when < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = when
-            self._timer = self.loop.call_later(max(0.0, when - time.monotonic()), self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        self._timer_at = math.inf
-        limit = self._limit
-        if limit == math.inf or not self._busy:
-            return
-        if time.monotonic() < limit:
-            self.set_limit(limit, self._limit_kind)
-        else:
-            self._fail(timeout_error(self._limit_kind, True))
-
-    def await_body(self, response: StreamingResponse) -> None:
-        """A reader starts to wait for body bytes."""
-        if response.read_timeout_s is not None:
-            limit = time.monotonic() + response.read_timeout_s
-            if response.deadline is None or limit < response.deadline:
-                self.set_limit(limit, "read")
-
-    def body_arrived(self, response: StreamingResponse) -> None:
-        """Nobody waits: only the deadline counts."""
-        self.set_limit(math.inf if response.deadline is None else response.deadline, "deadline")
 
     def get_extra_info(self, name: str) -> Any:
         """See WireResponse.get_extra_info."""

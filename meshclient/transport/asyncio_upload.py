@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from meshclient.transport.http1_request import SLICE, BodyFraming, EncodedRequest
+from meshclient.transport.http1_request import EXPECT_S, SLICE, BodyFraming, EncodedRequest
 from meshclient.transport.interface import WireRequest
 
 if TYPE_CHECKING:
@@ -49,8 +49,10 @@ async def _write(
 ) -> None:
     connection.set_limit(_or_forever(request.deadline), "deadline")
     connection.transport.write(encoded.head)
+    if encoded.expects:
+        await _wait_for_100(connection)
     framing = BodyFraming(encoded.length)
-    pieces = _pieces(request.body)
+    pieces = pieces_of(request.body)
     try:
         async for piece in pieces:
             if connection.closed:
@@ -69,6 +71,16 @@ async def _write(
         connection.request_written(request)
 
 
+async def _wait_for_100(connection: AsyncConnection) -> None:
+    """A final answer instead ends the upload from outside. A server that says nothing
+    gets the body after a while (RFC 9110 section 10.1.1)."""
+    continued = connection.continued = connection.loop.create_future()
+    try:
+        await asyncio.wait((continued,), timeout=EXPECT_S)
+    finally:
+        connection.continued = None
+
+
 async def _drain(connection: AsyncConnection, request: WireRequest) -> None:
     """Wait until the peer has taken most of what is buffered."""
     deadline = _or_forever(request.deadline)
@@ -84,7 +96,9 @@ async def _drain(connection: AsyncConnection, request: WireRequest) -> None:
     connection.set_limit(deadline, "deadline")
 
 
-async def _pieces(body: Any) -> AsyncIterator[bytes]:
+async def pieces_of(body: Any) -> AsyncIterator[bytes]:
+    """A body of any kind, piece by piece."""
+    """The body piece by piece, whatever kind it is; close it when done."""
     if isinstance(body, bytes):
         view = memoryview(body)
         for start in range(0, len(view), SLICE):

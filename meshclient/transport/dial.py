@@ -1,7 +1,7 @@
-"""Opening connections: socket options, addresses, connect and TLS within a time limit.
+"""Opening connections: addresses, connect, PROXY header and TLS within one time limit.
 
-One function per shell. Addresses are tried one after the other; racing them
-belongs in here, and nowhere else. No pools, no HTTP.
+One function per shell: resolve, race the addresses, PROXY header, TLS, in this order.
+No pools, no HTTP.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
-from meshclient.model.cluster import TcpKeepalive
 from meshclient.model.outcome import ResetReason
+from meshclient.transport import proxy_protocol, race_asyncio, race_sockets
+from meshclient.transport.addresses import known_addresses, resolved
 from meshclient.transport.interface import (
     Target,
     TimeoutKind,
@@ -23,9 +23,10 @@ from meshclient.transport.interface import (
     WireRequest,
     timeout_error,
 )
+from meshclient.transport.tls_policy import HTTP1_PROTOCOLS, HTTP2_PROTOCOLS
+from meshclient.transport.tunnel import first_hop, tunnel_async, tunnel_sync
 
 P = TypeVar("P", bound=asyncio.Protocol)
-_Address = tuple[int, Any]  # family, and what connect() takes
 
 
 def connect_limit(target: Target, request: WireRequest, now: float) -> tuple[float, TimeoutKind]:
@@ -46,46 +47,25 @@ def connect_error(target: Target, error: Exception) -> WireError:
     return WireError(ResetReason.CONNECTION_FAILURE, False, message)
 
 
+def _preface(target: Target, sock: socket.socket) -> bytes:
+    """What the connection begins with, before TLS."""
+    version = target.options.proxy_protocol
+    if not version:
+        return b""
+    return proxy_protocol.header(version, sock.getsockname(), sock.getpeername())
+
+
 def refuse_other_protocol(target: Target, tls: Any) -> None:
-    """A context of the caller's may have offered more than this engine speaks."""
+    """A context of the caller's may have offered more than what is meant to be spoken."""
     protocol = tls.selected_alpn_protocol() if tls is not None else None
-    if protocol not in (None, "http/1.1"):
-        message = f"{target} chose {protocol!r} by ALPN; this engine speaks http/1.1"
+    wanted = target.protocol
+    is_http2 = protocol in HTTP2_PROTOCOLS
+    # "istio" is the outer protocol of a mesh workload, whatever is spoken inside.
+    may_be_http2 = is_http2 or protocol in (None, "istio")
+    may_be_http1 = protocol in HTTP1_PROTOCOLS or (wanted == "auto" and is_http2)
+    if not (may_be_http2 if wanted == "h2" else may_be_http1):
+        message = f"{target} chose {protocol!r} by ALPN, which is not {wanted}"
         raise WireError(ResetReason.CONNECTION_FAILURE, False, message)
-
-
-def set_options(sock: socket.socket, keepalive: TcpKeepalive | None) -> None:
-    """Nagle off (a request is one write), keep-alive probes as the policy says."""
-    if sock.family == getattr(socket, "AF_UNIX", None):
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if keepalive is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))  # macOS name
-    interval, probes = getattr(socket, "TCP_KEEPINTVL", None), getattr(socket, "TCP_KEEPCNT", None)
-    for option, value in (
-        (idle, keepalive.time_s),
-        (interval, keepalive.interval_s),
-        (probes, keepalive.probes),
-    ):
-        if option is not None and value is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
-
-
-def _literal(target: Target) -> list[_Address] | None:
-    """The address when nothing has to be resolved."""
-    path = target.unix_path
-    if path is not None:
-        return [(socket.AF_UNIX, path)]
-    host = target.address
-    if ":" in host:
-        if "%" in host:
-            return None  # a scope id: getaddrinfo knows the interface numbers
-        return [(socket.AF_INET6, (host, target.port, 0, 0))]
-    if host.replace(".", "").isdecimal() and host.count(".") == 3:
-        return [(socket.AF_INET, (host, target.port))]
-    return None
 
 
 async def open_async(
@@ -99,7 +79,7 @@ async def open_async(
     try:
         # 3.11's asyncio.timeout tells our limit from a cancellation by somebody else.
         async with asyncio.timeout(max(0.0, limit - time.monotonic())):
-            return await _open_async(target, factory)
+            return await _open_async(target, factory, limit)
     except TimeoutError as error:
         if time.monotonic() < limit - 0.005:  # ETIMEDOUT of the kernel is a TimeoutError, too
             raise connect_error(target, error) from error
@@ -108,15 +88,20 @@ async def open_async(
         raise connect_error(target, error) from error
 
 
-async def _open_async(target: Target, factory: Callable[[socket.socket], P]) -> P:
+async def _open_async(target: Target, factory: Callable[[socket.socket], P], limit: float) -> P:
     loop = asyncio.get_running_loop()
-    addresses = _literal(target)
+    hop = target if target.proxy is None else first_hop(target)
+    addresses = known_addresses(hop)
     if addresses is None:
-        found = await loop.getaddrinfo(target.address, target.port, type=socket.SOCK_STREAM)
-        addresses = [(family, address) for family, _, _, _, address in found]
-    sock = await _first_async(loop, addresses, target.options.keepalive)
+        addresses = resolved(await loop.getaddrinfo(hop.address, hop.port, type=socket.SOCK_STREAM))
+    sock = await race_asyncio.connect_first(addresses, target.options.keepalive, limit)
     tls = target.tls
     try:
+        if target.proxy is not None:
+            await tunnel_async(loop, sock, target.proxy, target.address, target.port)
+        preface = _preface(target, sock)
+        if preface:
+            await loop.sock_sendall(sock, preface)
         # The raw socket stays known to us: a fork or a dead loop leaves no other way to it.
         transport, protocol = await loop.create_connection(
             lambda: factory(sock),
@@ -133,31 +118,6 @@ async def _open_async(target: Target, factory: Callable[[socket.socket], P]) -> 
         transport.abort()
         raise
     return protocol
-
-
-async def _first_async(
-    loop: asyncio.AbstractEventLoop, addresses: list[_Address], keepalive: TcpKeepalive | None
-) -> socket.socket:
-    failure: OSError | None = None
-    for family, address in addresses:
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as error:  # a family this machine does not have
-            failure = error
-            continue
-        try:
-            sock.setblocking(False)
-            set_options(sock, keepalive)
-            await loop.sock_connect(sock, address)
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise failure or OSError("the name has no address")
 
 
 def open_sync(target: Target, limit: float, kind: TimeoutKind) -> socket.socket:
@@ -177,16 +137,22 @@ def open_sync(target: Target, limit: float, kind: TimeoutKind) -> socket.socket:
 
 
 def _open_sync(target: Target, limit: float) -> socket.socket:
-    addresses = _literal(target)
+    hop = target if target.proxy is None else first_hop(target)
+    addresses = known_addresses(hop)
     if addresses is None:
-        found = socket.getaddrinfo(target.address, target.port, type=socket.SOCK_STREAM)
-        addresses = [(family, address) for family, _, _, _, address in found]
-    sock = _first_sync(addresses, target.options.keepalive, limit)
+        addresses = resolved(socket.getaddrinfo(hop.address, hop.port, type=socket.SOCK_STREAM))
+    sock = race_sockets.connect_first(addresses, target.options.keepalive, limit)
     tls = target.tls
-    if tls is None:
-        return sock
     try:
-        sock.settimeout(_left(limit))
+        if target.proxy is not None:
+            tunnel_sync(sock, target.proxy, target.address, target.port, limit)
+        preface = _preface(target, sock)
+        if preface or tls is not None:
+            sock.settimeout(race_sockets.seconds_left(limit))
+        if preface:
+            sock.sendall(preface)
+        if tls is None:
+            return sock
         secured = tls.context.wrap_socket(sock, server_hostname=tls.server_hostname)
     except BaseException:
         sock.close()
@@ -197,33 +163,3 @@ def _open_sync(target: Target, limit: float) -> socket.socket:
         secured.close()
         raise
     return secured
-
-
-def _first_sync(
-    addresses: list[_Address], keepalive: TcpKeepalive | None, limit: float
-) -> socket.socket:
-    failure: OSError | None = None
-    for family, address in addresses:
-        left = _left(limit)
-        sock: socket.socket | None = None
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            set_options(sock, keepalive)
-            sock.settimeout(left)
-            sock.connect(address)
-        except BaseException as error:
-            with suppress(AttributeError):
-                sock.close()  # type: ignore[union-attr]  # None: there was no socket to close
-            if not isinstance(error, OSError):
-                raise
-            failure = error
-        else:
-            return sock
-    raise failure or OSError("the name has no address")
-
-
-def _left(limit: float) -> float:
-    left = limit - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("connecting took too long")
-    return left

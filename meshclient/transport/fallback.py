@@ -1,22 +1,26 @@
-"""The engine interface over httpcore2 (else httpcore): HTTP/2, proxies and trio.
+"""The engine interface over httpcore2 (else httpcore): trio, and for comparison.
 
 One httpcore pool per target, because httpcore's own key ignores the TLS server
-name. Nothing imports httpcore before the first request. Connection age and the
-request cap of the target's options have no counterpart in httpcore, and it sets
-the ALPN list of the context it is given.
+name. Nothing imports httpcore before the first request. Connection age, the
+request cap and the limits of connections have no counterpart in httpcore, it dials
+one address of a logical endpoint, and it sets the ALPN list of the context it is given.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
+from meshclient.model.outcome import ResetReason
 from meshclient.transport.httpcore_bridge import (
     async_stream,
     by_deadline,
+    by_pieces,
     check_deadline,
+    close_soon,
     errors,
     head_of,
     limit_body,
@@ -24,24 +28,28 @@ from meshclient.transport.httpcore_bridge import (
     run_token,
     to_httpcore,
 )
+from meshclient.transport.httpcore_proxy import AsyncTunnels, SyncTunnels
 from meshclient.transport.interface import (
     MAX_IDLE_CONNECTIONS,
     AsyncWireResponse,
     PoolStats,
     SyncWireResponse,
     Target,
+    WireError,
     WireRequest,
     closed_error,
 )
+from meshclient.transport.proxy import Proxy
 
 
 class _Entry:
     """One httpcore pool, and how many responses of it are open."""
 
-    __slots__ = ("active", "leaving", "opened", "pool")
+    __slots__ = ("active", "leaving", "opened", "pool", "token")
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, token: object) -> None:
         self.pool = pool
+        self.token = token
         self.active = 0
         self.opened = 0
         self.leaving = False
@@ -51,10 +59,10 @@ class _Engine:
     """What both engines share: pools by run loop and target, errors, limits."""
 
     _pool_class = ""
+    _tunnels: Callable[[ModuleType, Proxy], Any]
 
-    def __init__(self, *, http2: bool = False, proxy: str | None = None) -> None:
+    def __init__(self, *, http2: bool = False) -> None:
         self._http2 = http2
-        self._proxy = proxy
         self._lock = threading.Lock()
         self._entries: dict[tuple[object, Target], _Entry] = {}
         self._closed = False
@@ -65,7 +73,11 @@ class _Engine:
                 raise closed_error(False)
             entry = self._entries.get((token, target))
             if entry is None:
-                entry = self._entries[token, target] = _Entry(self._make_pool(target))
+                if target.options.proxy_protocol:
+                    # Left out, the server would take the first bytes for the missing header.
+                    what = f"{target} asks for the PROXY protocol, which this engine cannot send"
+                    raise WireError(ResetReason.LOCAL_CONNECTION_FAILURE, False, what)
+                entry = self._entries[token, target] = _Entry(self._make_pool(target), token)
             entry.active += 1
             return entry
 
@@ -77,19 +89,19 @@ class _Engine:
 
     def _make_pool(self, target: Target) -> Any:
         httpcore = load_httpcore()
-        options: dict[str, Any] = {} if self._proxy is None else {"proxy": self._make_proxy()}
+        options: dict[str, Any] = {}
+        if target.proxy is not None:
+            options["network_backend"] = self._tunnels(httpcore, target.proxy)
         return getattr(httpcore, self._pool_class)(
             ssl_context=None if target.tls is None else target.tls.context,
             max_connections=None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=target.options.idle_timeout_s,
-            http2=self._http2,
+            http1=target.protocol != "h2",
+            http2=self._http2 or target.protocol != "http1",
             uds=target.unix_path,
             **options,
         )
-
-    def _make_proxy(self) -> Any:
-        return load_httpcore().Proxy(self._proxy)
 
     def retain(self, targets: Collection[Target]) -> None:
         """Drain all other targets. Idle httpcore pools are closed by the next call or close."""
@@ -106,10 +118,10 @@ class _Engine:
             ]
             return [self._entries.pop(key).pool for key in gone]
 
-    def _take_all(self) -> list[Any]:
+    def _take_all(self) -> list[tuple[object, Any]]:
         with self._lock:
             self._closed = True
-            pools = [entry.pool for entry in self._entries.values()]
+            pools = [(key[0], entry.pool) for key, entry in self._entries.items()]
             self._entries = {}
             return pools
 
@@ -132,12 +144,14 @@ class HttpcoreSyncEngine(_Engine):
     """The interface of SyncEngine over ``httpcore.ConnectionPool``. Thread-safe."""
 
     _pool_class = "ConnectionPool"
+    _tunnels = SyncTunnels
 
     def send(self, target: Target, request: WireRequest) -> SyncWireResponse:
-        """See SyncEngine.send. The deadline is checked at every read, not inside one."""
+        """See SyncEngine.send. The deadline bounds each wait, and is checked between them."""
         for pool in self._take_leaving(None):
             pool.close()
         prepared = to_httpcore(target, request)
+        prepared.stream = by_pieces(prepared.stream, request)
         entry = self._enter(None, target)
         try:
             with errors(request, head=True):
@@ -146,11 +160,15 @@ class HttpcoreSyncEngine(_Engine):
             self._leave(entry)
             raise
         limit_body(prepared, request)
-        return _SyncResponse(self, entry, request, response)
+        if response.status == 101:
+            from meshclient.transport.httpcore_upgrade import SyncUpgraded
+
+            return SyncUpgraded(self, entry, request, response)
+        return SyncHttpcoreResponse(self, entry, request, response)
 
     def close(self) -> None:
         """Close every pool; idempotent."""
-        for pool in self._take_all():
+        for _, pool in self._take_all():
             pool.close()
 
 
@@ -158,6 +176,7 @@ class HttpcoreAsyncEngine(_Engine):
     """The interface of AsyncEngine over ``httpcore.AsyncConnectionPool``: asyncio and trio."""
 
     _pool_class = "AsyncConnectionPool"
+    _tunnels = AsyncTunnels
 
     async def send(self, target: Target, request: WireRequest) -> AsyncWireResponse:
         """See AsyncEngine.send."""
@@ -174,16 +193,30 @@ class HttpcoreAsyncEngine(_Engine):
             self._leave(entry)
             raise
         limit_body(prepared, request)
-        return _AsyncResponse(self, entry, request, response)
+        if response.status == 101:
+            from meshclient.transport.httpcore_upgrade import AsyncUpgraded
+
+            return AsyncUpgraded(self, entry, request, response)
+        return AsyncHttpcoreResponse(self, entry, request, response)
+
+    def close(self) -> None:
+        """End everything soon, from any thread: each loop closes its own pools. Idempotent."""
+        for token, pool in self._take_all():
+            close_soon(token, pool.aclose)
 
     async def aclose(self) -> None:
-        """Close every pool; those of other loops are dropped. Idempotent."""
-        for pool in self._take_all():
-            with suppress(RuntimeError):
+        """Close every pool; other loops are told to close theirs. Idempotent."""
+        own = run_token()
+        for token, pool in self._take_all():
+            if token is own:
                 await pool.aclose()
+            else:
+                close_soon(token, pool.aclose)
 
 
-class _SyncResponse(SyncWireResponse):
+class SyncHttpcoreResponse(SyncWireResponse):
+    """A response of httpcore, or of httpx in its words."""
+
     __slots__ = ("_closed", "_engine", "_entry", "_request", "_response")
 
     def __init__(
@@ -215,28 +248,32 @@ class _SyncResponse(SyncWireResponse):
             self.finish()
 
 
-class _AsyncResponse(AsyncWireResponse):
-    __slots__ = ("_closed", "_engine", "_entry", "_request", "_response")
+class AsyncHttpcoreResponse(AsyncWireResponse):
+    """A response of httpcore, or of httpx in its words, under asyncio or trio."""
+
+    __slots__ = ("_closed", "_engine", "_entry", "_pieces", "_request", "_response")
 
     def __init__(
         self, engine: HttpcoreAsyncEngine, entry: _Entry, request: WireRequest, response: Any
     ) -> None:
         super().__init__(*head_of(response))
         self._engine, self._entry, self._request, self._response = engine, entry, request, response
+        self._pieces: Any = None
         self._closed = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # No generator: trio complains about each that is left before its end.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._pieces is None:
+            self._pieces = self._response.stream.__aiter__()
+        return self
+
+    async def __anext__(self) -> bytes:
         try:
-            stream = self._response.stream.__aiter__()
-            while True:
-                with errors(self._request, head=False):
-                    try:
-                        piece = await by_deadline(anext(stream), self._request)
-                    except StopAsyncIteration:
-                        return
-                yield piece
-        finally:
+            with errors(self._request, head=False):
+                return await by_deadline(anext(self._pieces), self._request)  # type: ignore[no-any-return]
+        except BaseException:  # the end of the body, too
             await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         if self._closed:
@@ -247,5 +284,12 @@ class _AsyncResponse(AsyncWireResponse):
                 await self._response.aclose()
         finally:
             self.finish()
+            if hasattr(self._pieces, "aclose"):
+                with suppress(RuntimeError):  # another task is reading: that one ends it
+                    await self._pieces.aclose()
             if self._engine._leave(self._entry):
                 await self._entry.pool.aclose()
+
+    def drop(self) -> None:
+        if not self._closed:
+            close_soon(self._entry.token, self.aclose)

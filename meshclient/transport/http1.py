@@ -40,6 +40,8 @@ class ResponseParser:
     and headers stand, ``take()`` gives the body bytes that came so far.
     ``keep_alive`` is valid once ``complete``: False when the peer will close,
     or when it sent more than the one response, which then is never read.
+    ``continued`` says that a 100 came. ``upgraded`` holds the first bytes of the
+    other protocol once a 101 stands, which only ``start(upgrade=True)`` allows.
     """
 
     __slots__ = (
@@ -51,13 +53,16 @@ class ResponseParser:
         "_refusal",
         "_silent",
         "_tail",
+        "_upgrade",
         "complete",
+        "continued",
         "head_complete",
         "headers",
         "keep_alive",
         "reason",
         "started",
         "status",
+        "upgraded",
         "version",
     )
 
@@ -65,14 +70,18 @@ class ResponseParser:
         self._parser = HttpResponseParser(self)
         self.start(False)
 
-    def start(self, head_only: bool) -> None:
-        """Expect the response to one request; ``head_only``: it was a HEAD."""
+    def start(self, head_only: bool, upgrade: bool = False) -> None:
+        """Expect the response to one request; ``head_only``: it was a HEAD; ``upgrade``:
+        it asked for another protocol."""
         self.status = 0
         self.reason = b""
         self.version = b""
         self.headers: Headers = []
         self.started = self.head_complete = self.complete = self.keep_alive = False
+        self.continued = False
+        self.upgraded: bytes | None = None
         self._head_only = head_only
+        self._upgrade = upgrade and not head_only
         self._chunked = False
         self._chunks: list[bytes] = []
         self._interim = self._silent = 0
@@ -86,7 +95,9 @@ class ResponseParser:
         had_head, interim, pieces = self.head_complete, self._interim, len(self._chunks)
         before = self._silent
         self._execute(data)
-        if self.complete:
+        if self.status == 101:
+            self._check_upgrade()
+        elif self.complete:
             # llhttp swallows line ends between messages silently; any other
             # surplus byte shows up as the begin of a second message.
             if data[-1] in _NEWLINES and self.keep_alive:
@@ -131,8 +142,15 @@ class ResponseParser:
             if not self.complete:
                 raise _protocol_error(str(error)) from error
             self.keep_alive = False
+            if isinstance(error, HttpParserUpgrade) and not self._head_only:
+                self.upgraded = bytes(data[error.args[0] :])
         if self._refusal:
             raise _protocol_error(self._refusal.decode())
+
+    def _check_upgrade(self) -> None:
+        """A 101 has to be asked for and to name its protocol (RFC 9110 section 15.2.2)."""
+        if self.upgraded is None:
+            raise _protocol_error("101 Switching Protocols out of place")
 
     def _account(self, data: bytes, progress: bool) -> None:
         """Bound what may arrive without giving body bytes: heads and trailers."""
@@ -190,7 +208,11 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head_complete:
-            return  # a trailer: RFC 9110 section 6.5.1 lets a client drop it
+            # A trailer: RFC 9110 section 6.5.1 lets a client drop it. (llhttp itself
+            # refuses a second Content-Length there.)
+            if name.lower() == b"transfer-encoding":
+                self._refusal = b"framing in the trailers"
+            return
         if len(name) == 17 and name.lower() == b"transfer-encoding":
             self._check_coding(value.strip(_OWS).lower())
         self.headers.append((name, value.rstrip(_OWS)))
@@ -211,8 +233,12 @@ class ResponseParser:
             return
         if status < 200 and status != 101:
             self._interim += 1
+            self.continued = self.continued or status == 100
             if self._interim > MAX_INTERIM:
                 self._refusal = b"too many informational responses"
+            return
+        if status == 101 and not self._upgrade:
+            self._refusal = b"101 Switching Protocols out of place"
             return
         self.status = status
         self.version = version

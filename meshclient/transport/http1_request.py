@@ -15,6 +15,8 @@ from meshclient.transport.interface import InvalidRequest, WireRequest
 SMALL_BODY: Final = 64 * 1024
 #: Larger ones leave in slices of this size, each after the last was taken.
 SLICE: Final = 256 * 1024
+#: Longest wait for ``100 Continue``; then the body goes out anyway (curl's second).
+EXPECT_S: Final = 1.0
 LAST_CHUNK: Final = b"0\r\n\r\n"
 #: ``EncodedRequest.length`` of a chunked body.
 CHUNKED: Final = -1
@@ -22,6 +24,8 @@ CHUNKED: Final = -1
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
+_UPGRADE = re.compile(rb"\r\nconnection:[^\r]*\bupgrade\b")
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
 _MAX_CACHED_NAMES = 1024
@@ -44,14 +48,24 @@ _NAMES = _Names()
 
 class EncodedRequest:
     """``head`` with its final empty line; ``length`` of the body (or CHUNKED);
-    ``close``: the caller asked for the connection to end after it."""
+    ``close``: the caller asked for the connection to end after it; ``upgrade``: it
+    asks for another protocol; ``expects``: the body waits for a 100."""
 
-    __slots__ = ("close", "head", "length")
+    __slots__ = ("close", "expects", "head", "length", "upgrade")
 
-    def __init__(self, head: bytes, length: int, close: bool) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        length: int,
+        close: bool,
+        upgrade: bool = False,
+        expects: bool = False,
+    ) -> None:
         self.head = head
         self.length = length
         self.close = close
+        self.upgrade = upgrade
+        self.expects = expects
 
 
 def encode_request(request: WireRequest) -> EncodedRequest:
@@ -78,7 +92,11 @@ def encode_request(request: WireRequest) -> EncodedRequest:
         lines += b"\r\nTransfer-Encoding: chunked"
     head = b"%b %b HTTP/1.1%b\r\n\r\n" % (method, target, lines)
     close = b"close" in framed and _CLOSE.search(framed) is not None
-    return EncodedRequest(head, length, close)
+    upgrade = b"\r\nupgrade:" in framed
+    if upgrade and request.body is None and _UPGRADE.search(framed) is not None:
+        return EncodedRequest(head, length, close, upgrade=True)
+    expects = request.body is not None and _EXPECT.search(framed) is not None
+    return EncodedRequest(head, length, close, expects=expects)
 
 
 def _body_length(body: object, framed: bytes) -> int:

@@ -11,7 +11,7 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
@@ -90,7 +90,7 @@ def _timeouts(target: Target, request: WireRequest) -> dict[str, float | None]:
     return {
         "connect": target.options.connect_timeout_s if connect is None else connect,
         "read": min(waits, default=None),
-        "write": request.write_timeout_s,
+        "write": min((s for s in (request.write_timeout_s, left) if s is not None), default=None),
         "pool": request.pool_timeout_s,
     }
 
@@ -117,6 +117,18 @@ def check_deadline(request: WireRequest) -> None:
         raise timeout_error("deadline", True)
 
 
+def by_pieces(stream: Iterable[bytes], request: WireRequest) -> Iterable[bytes]:
+    """A body whose deadline is looked at before each piece."""
+    return stream if request.deadline is None else _within(stream, request)
+
+
+def _within(stream: Iterable[bytes], request: WireRequest) -> Iterator[bytes]:
+    for piece in stream:
+        if time.monotonic() >= (request.deadline or math.inf):
+            raise timeout_error("deadline", True)
+        yield piece
+
+
 async def by_deadline(awaitable: Any, request: WireRequest) -> Any:
     if request.deadline is None:
         return await awaitable
@@ -135,7 +147,12 @@ def errors(request: WireRequest, *, head: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("httpcore", "httpcore2"):
+        if type(error).__module__.partition(".")[0] not in (
+            "httpcore",
+            "httpcore2",
+            "httpx",
+            "h11",
+        ):
             raise
         raise _translated(error, request, head) from error
 
@@ -189,3 +206,14 @@ def run_token() -> object:
     except RuntimeError:
         trio = sys.modules["trio"]
         return trio.lowlevel.current_trio_token()
+
+
+def close_soon(token: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have the run that owns ``token`` close what is its own; a run that is over has."""
+    if isinstance(token, asyncio.AbstractEventLoop):
+        if token.is_running():
+            asyncio.run_coroutine_threadsafe(close(), token)
+        return
+    trio = sys.modules["trio"]
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(trio.lowlevel.spawn_system_task, close)  # type: ignore[attr-defined]

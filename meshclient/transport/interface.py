@@ -12,10 +12,14 @@ from meshclient.model.cluster import ConnectionOptions
 from meshclient.model.outcome import ResetReason
 
 if TYPE_CHECKING:
+    from meshclient.transport.proxy import Proxy
+    from meshclient.transport.slots import ConnectionSlots
     from meshclient.transport.tls import TlsIdentity
 
 Headers = list[tuple[bytes, bytes]]
 Body = bytes | Iterable[bytes] | AsyncIterable[bytes] | None
+#: What is spoken to a target; see :class:`Target`.
+Protocol = Literal["http1", "h2", "auto"]
 TimeoutKind = Literal["", "connect", "response", "deadline", "read", "write", "pool"]
 
 #: Idle connections kept per target (and event loop); the ones beyond it are closed.
@@ -28,12 +32,28 @@ class Target:
     """Where a connection leads and how it lives: the key of a pool.
 
     ``address`` is an IP, a host name, or ``unix:///path`` (``port`` is then
-    ignored). ``tls`` None means plain text. Two targets are equal when all four
-    parts are, so another server name or certificate never shares a connection.
+    ignored). ``tls`` None means plain text. Two targets are equal when these four
+    parts and ``proxy`` are, and ``connections`` is the same object, so another
+    server name or certificate never shares a connection. ``more_addresses`` (IPs) of
+    the same endpoint are raced with ``address`` by new connections, and change
+    nothing about those that exist. ``connections`` counts and limits those of the
+    whole cluster; None: no limit. ``proxy``: connections are tunnels through it.
+    ``protocol`` "h2" is HTTP/2 by prior knowledge or ALPN; "auto" (with ``tls`` whose
+    context offers h2) is what the server's ALPN answer says.
     Treat as immutable.
     """
 
-    __slots__ = ("_hash", "address", "options", "port", "tls")
+    __slots__ = (
+        "_hash",
+        "address",
+        "connections",
+        "more_addresses",
+        "options",
+        "port",
+        "protocol",
+        "proxy",
+        "tls",
+    )
 
     def __init__(
         self,
@@ -41,12 +61,21 @@ class Target:
         port: int,
         tls: TlsIdentity | None = None,
         options: ConnectionOptions = DEFAULT_OPTIONS,
+        *,
+        more_addresses: tuple[str, ...] = (),
+        connections: ConnectionSlots | None = None,
+        proxy: Proxy | None = None,
+        protocol: Protocol = "http1",
     ) -> None:
         self.address = address
         self.port = port
         self.tls = tls
         self.options = options
-        self._hash = hash((address, port, tls, options))
+        self.more_addresses = more_addresses
+        self.connections = connections
+        self.proxy = proxy
+        self.protocol: Protocol = protocol
+        self._hash = hash((address, port, tls, options, protocol))
 
     def __hash__(self) -> int:
         return self._hash
@@ -61,6 +90,9 @@ class Target:
             and self.address == other.address
             and self.tls == other.tls
             and self.options == other.options
+            and self.connections is other.connections
+            and self.proxy == other.proxy
+            and self.protocol == other.protocol
         )
 
     @property
@@ -91,7 +123,9 @@ class WireRequest:
     written" to the response head. ``deadline`` is absolute ``time.monotonic()``
     over everything, the response body included. ``read_timeout_s`` bounds each
     wait for bytes, ``write_timeout_s`` each wait for the peer to take some.
-    ``pool_timeout_s`` bounds the wait for a connection slot (slots are unlimited).
+    ``resend`` is asked at most once, when a kept-alive connection ended before a
+    byte of an answer: True has the request sent again, on a fresh connection; None never.
+    ``pool_timeout_s`` bounds the wait for a connection where the cluster limits them.
     """
 
     __slots__ = (
@@ -102,6 +136,7 @@ class WireRequest:
         "method",
         "pool_timeout_s",
         "read_timeout_s",
+        "resend",
         "response_timeout_s",
         "target",
         "write_timeout_s",
@@ -120,6 +155,7 @@ class WireRequest:
         read_timeout_s: float | None = None,
         write_timeout_s: float | None = None,
         pool_timeout_s: float | None = None,
+        resend: Callable[[], bool] | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -131,6 +167,7 @@ class WireRequest:
         self.read_timeout_s = read_timeout_s
         self.write_timeout_s = write_timeout_s
         self.pool_timeout_s = pool_timeout_s
+        self.resend = resend
 
     def __repr__(self) -> str:
         return f"<WireRequest {self.method.decode('latin-1')} {self.target.decode('latin-1')}>"
@@ -297,6 +334,9 @@ class AsyncWireResponse(WireResponse):
         """End the response; a body that was not read to its end costs its connection."""
         self.finish()
 
+    def drop(self) -> None:
+        """Nobody can read it any more: end it soon. For destructors, on any thread."""
+
 
 __all__ = [
     "DEFAULT_OPTIONS",
@@ -306,6 +346,7 @@ __all__ = [
     "Headers",
     "InvalidRequest",
     "PoolStats",
+    "Protocol",
     "SyncWireResponse",
     "Target",
     "TimeoutKind",

@@ -2,8 +2,8 @@
 
 Pure: ``now`` is an argument, and connections are opaque objects that are
 closed through the callback given. No socket, lock, timer or event loop; the
-engines add those. A limit of open connections would be asked for where
-``acquire`` returns None, the one place that makes an engine open one.
+engines add those. Where ``acquire`` returns None the engine opens a connection; in
+a cluster with limits it asks the :mod:`~meshclient.transport.slots` first.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from meshclient.transport.interface import MAX_IDLE_CONNECTIONS, PoolStats, Target
+
+#: Share of the most age that chance may take off.
+MAX_AGE_JITTER = 0.1
 
 
 class Pooled(Protocol):
@@ -30,12 +33,17 @@ C = TypeVar("C", bound=Pooled)
 class Pool(Generic[C]):
     """The connections of one target. O(1) per request at any size; not thread-safe.
 
+    ``jitter`` gives numbers from [0, 1): a connection retires at its most age less up to
+    :data:`MAX_AGE_JITTER` of it, so that a fleet which connected at once does not
+    reconnect at once.
+
     Idle connections are a stack (last in, first out): the newest is the least
     likely to be stale, and a shrinking load lets the oldest expire.
     """
 
     __slots__ = (
         "_close",
+        "_jitter",
         "_max_age_s",
         "_max_idle",
         "_max_requests",
@@ -45,14 +53,21 @@ class Pool(Generic[C]):
         "idle_timeout_s",
         "opened",
         "reused",
+        "slots",
         "target",
     )
 
     def __init__(
-        self, target: Target, close: Callable[[C], object], max_idle: int = MAX_IDLE_CONNECTIONS
+        self,
+        target: Target,
+        close: Callable[[C], object],
+        max_idle: int = MAX_IDLE_CONNECTIONS,
+        jitter: Callable[[], float] = float,
     ) -> None:
         options = target.options
         self.target = target
+        self.slots = target.connections
+        self._jitter = jitter
         self._close = close
         self._max_idle = max_idle
         self.idle_timeout_s = _or_forever(options.idle_timeout_s)
@@ -72,13 +87,16 @@ class Pool(Generic[C]):
             if now - since < self.idle_timeout_s and now < connection.retire_at:
                 self.reused += 1
                 return connection
-            self.connections.discard(connection)
-            self._close(connection)
+            self._end(connection)
         return None
 
     def add(self, connection: C, now: float) -> None:
-        """A new connection, which the caller holds."""
-        connection.retire_at = now + self._max_age_s
+        """A new connection, which the caller holds, and with it a slot where there are limits."""
+        if self._max_age_s != math.inf:
+            share = 1.0 - MAX_AGE_JITTER * self._jitter()
+            connection.retire_at = now + self._max_age_s * share
+        else:
+            connection.retire_at = math.inf
         self.connections.add(connection)
         self.opened += 1
 
@@ -90,16 +108,26 @@ class Pool(Generic[C]):
             or connection.requests >= self._max_requests
             or len(self.idle) >= self._max_idle
         ):
-            self.connections.discard(connection)
-            self._close(connection)
+            self._end(connection)
             return False
+        if self.slots is not None and self.slots.offer(self, connection):
+            self.reused += 1
+            return True
         self.idle[connection] = now
         return True
 
     def discard(self, connection: C) -> None:
         """Forget a connection that is closed or about to be; idempotent."""
-        self.connections.discard(connection)
-        self.idle.pop(connection, None)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.idle.pop(connection, None)
+            if self.slots is not None:
+                self.slots.give_back(self)
+
+    def _end(self, connection: C) -> None:
+        """Close, then forget: its slot must not be another's before its socket is closed."""
+        self._close(connection)
+        self.discard(connection)
 
     def due(self) -> float:
         """When ``expire`` has work at the earliest; infinity while nothing is idle."""
@@ -123,8 +151,7 @@ class Pool(Generic[C]):
 
     def _close_all(self, connections: list[C]) -> None:
         for connection in connections:
-            self.discard(connection)
-            self._close(connection)
+            self._end(connection)
 
     def stats(self) -> PoolStats:
         """Counts of this moment."""

@@ -1,21 +1,38 @@
-"""Whether a socket has something to read or room to write, without touching its bytes.
+"""A non-blocking socket that is waited for: send, receive and look, each within seconds.
 
-``poll`` where the system has it (any file descriptor number), else ``select``.
+Python's own time limits (``settimeout``) would cost a system call to set and two
+more per operation, each of which lets go of the interpreter lock: with many
+threads that is the price of a request. So the socket never blocks; a send is
+tried at once, as it nearly always succeeds, and a receive is one ``poll`` and one
+``recv``. No HTTP in here, no pool, and no decision about what a failure means.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import socket
+import ssl
+import time
+from typing import Final
+
+RECEIVE: Final = 64 * 1024
+WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Readiness:
-    """Of one socket; keeps its poll objects, so a look costs one system call."""
+    """Of one connected socket, which is made non-blocking; one thread at a time.
 
-    __slots__ = ("_both", "_read", "_sock")
+    Keeps its poll objects, so a look costs one system call. ``poll`` where the
+    system has it (any file descriptor number), else ``select``.
+    """
+
+    __slots__ = ("_both", "_read", "_secure", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(0.0)
         self._sock = sock
+        self._secure = isinstance(sock, ssl.SSLSocket)
         self._read: select.poll | None = None
         self._both: select.poll | None = None
         if hasattr(select, "poll"):
@@ -34,9 +51,60 @@ class Readiness:
             readers = [self._sock] if read else []
             writers = [self._sock] if write else []
             return any(select.select(readers, writers, [], timeout))
+        milliseconds = None if timeout is None else max(0.0, timeout) * 1000
+        if read and not write:
+            return bool(self._read.poll(milliseconds))
         if self._both is None:
             self._both = select.poll()
         self._both.register(
             self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0)
         )
-        return bool(self._both.poll(None if timeout is None else max(0.0, timeout) * 1000))
+        return bool(self._both.poll(milliseconds))
+
+    def send(self, data: bytes | memoryview, timeout: float | None) -> int:
+        """Bytes taken, at least one. Raises TimeoutError, OSError."""
+        try:
+            return self._sock.send(data)
+        except WOULD_BLOCK as error:
+            want: Exception = error
+        until = _until(timeout)
+        while True:
+            self._wait_for(want, until)
+            try:
+                return self._sock.send(data)
+            except WOULD_BLOCK as error:
+                want = error
+
+    def receive(self, timeout: float | None) -> bytes:
+        """What is there, at most 64 KiB; empty at the end of the stream.
+
+        Raises TimeoutError, OSError.
+        """
+        # A TLS socket may hold decrypted bytes that no poll sees: it is asked first.
+        if not self._secure and not self.wait(True, False, timeout):
+            raise TimeoutError
+        try:
+            return self._sock.recv(RECEIVE)
+        except WOULD_BLOCK as error:
+            want: Exception = error
+        until = _until(timeout)
+        while True:
+            self._wait_for(want, until, reading=True)
+            try:
+                return self._sock.recv(RECEIVE)
+            except WOULD_BLOCK as error:
+                want = error
+
+    def _wait_for(self, want: Exception, until: float, reading: bool = False) -> None:
+        """What TLS wants may be the other direction than what the caller does."""
+        if isinstance(want, ssl.SSLWantReadError):
+            reading = True
+        elif isinstance(want, ssl.SSLWantWriteError):
+            reading = False
+        left = None if until == math.inf else until - time.monotonic()
+        if not self.wait(reading, not reading, left):
+            raise TimeoutError
+
+
+def _until(timeout: float | None) -> float:
+    return math.inf if timeout is None else time.monotonic() + timeout

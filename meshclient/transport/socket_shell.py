@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import ResponseParser
@@ -28,9 +28,8 @@ from meshclient.transport.interface import (
 )
 from meshclient.transport.pool import Pool
 from meshclient.transport.readiness import Readiness
+from meshclient.transport.socket_upgrade import SyncUpgradedResponse
 from meshclient.transport.socket_upload import upload
-
-RECEIVE: Final = 64 * 1024
 
 
 class NotWrittenError(Exception):
@@ -44,7 +43,6 @@ class SyncConnection:
         "_cancelled",
         "_done",
         "_reusable",
-        "_timeout",
         "closed",
         "parser",
         "pool",
@@ -70,17 +68,20 @@ class SyncConnection:
         self._cancelled = False
         self._reusable = False
         self._done = done
-        self._timeout: float | None = -1.0
 
     def exchange(self, request: WireRequest, encoded: EncodedRequest) -> SyncWireResponse:
         """Send the request; returns once the response head is there.
 
-        Raises WireError, or NotWrittenError when a reused connection failed at
-        the first write. Whatever ends it early closes the connection.
+        Raises WireError, or NotWrittenError when a reused connection was stale
+        or failed at the first write. Whatever ends it early closes the connection.
         """
+        if self.requests and self.readiness.readable():
+            # The server closed it, or sent what nobody had asked for yet: never an answer.
+            self.close()
+            raise NotWrittenError
         self.requests += 1
         self._reusable = not encoded.close
-        self.parser.start(request.method == b"HEAD")
+        self.parser.start(request.method == b"HEAD", encoded.upgrade)
         try:
             self._write(request, encoded)
             return self._read_head(request)
@@ -94,7 +95,7 @@ class SyncConnection:
         body = request.body
         if body is None:
             self._write_whole(request, encoded.head)
-        elif isinstance(body, bytes) and len(body) <= SMALL_BODY:
+        elif isinstance(body, bytes) and len(body) <= SMALL_BODY and not encoded.expects:
             self._write_whole(request, encoded.head + whole_body(body, encoded.length))
         elif not upload(self, request, encoded):
             self._reusable = False  # the server answered, or left, without the whole body
@@ -103,8 +104,8 @@ class SyncConnection:
         sent = 0
         try:
             while sent < len(data):
-                self._limit_write(request)
-                sent += self.sock.send(data[sent:] if sent else data)
+                timeout = self._write_limit(request)
+                sent += self.readiness.send(data[sent:] if sent else data, timeout)
         except TimeoutError:
             raise self.write_timeout(request) from None
         except OSError as error:
@@ -113,25 +114,19 @@ class SyncConnection:
             # It may have answered before it closed; then the answer counts.
             self._reusable = False
 
-    def _limit_write(self, request: WireRequest) -> None:
+    def _write_limit(self, request: WireRequest) -> float | None:
         timeout = request.write_timeout_s
         if request.deadline is not None:
             left = request.deadline - time.monotonic()
             if left <= 0:
                 raise timeout_error("deadline", True)
             timeout = left if timeout is None else min(left, timeout)
-        self.set_timeout(timeout)
+        return timeout
 
     def write_timeout(self, request: WireRequest) -> WireError:
         """The error of a write that took too long."""
         over = request.deadline is not None and time.monotonic() >= request.deadline
         return timeout_error("deadline" if over else "write", True)
-
-    def set_timeout(self, timeout: float | None) -> None:
-        """Skip the system call that ``settimeout`` is when nothing changes."""
-        if timeout != self._timeout:
-            self._timeout = timeout
-            self.sock.settimeout(timeout)
 
     # Incoming
 
@@ -148,6 +143,8 @@ class SyncConnection:
             self.receive(limit, kind, request.read_timeout_s)  # type: ignore[arg-type]
         if not parser.complete:
             return SyncStreamingResponse(self, request)
+        if parser.upgraded is not None:
+            return SyncUpgradedResponse(self, parser)
         response_ = SyncWireResponse(
             parser.status,
             parser.reason,
@@ -170,8 +167,7 @@ class SyncConnection:
             if timeout is None or left < timeout:
                 timeout, shorter = left, kind
         try:
-            self.set_timeout(timeout)
-            data = self.sock.recv(RECEIVE)
+            data = self.readiness.receive(timeout)
         except TimeoutError:
             raise timeout_error(shorter, True) from None
         except OSError as error:
@@ -214,8 +210,9 @@ class SyncConnection:
         """Idempotent; on the thread that holds the connection."""
         if not self.closed:
             self.closed = True
-            self.pool.discard(self)
+            # First the socket: forgetting may hand its slot to a thread that opens another.
             self.sock.close()
+            self.pool.discard(self)
 
     def get_extra_info(self, name: str) -> Any:
         """See WireResponse.get_extra_info."""

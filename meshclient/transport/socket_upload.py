@@ -1,6 +1,6 @@
 """Streaming a request body over a socket, watching for an answer that comes early.
 
-Runs the socket non-blocking, because a server that refuses stops reading: a
+The socket never blocks, because a server that refuses stops reading: a
 blocked write would never see its answer. Framing is
 :mod:`meshclient.transport.http1_request`.
 """
@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from meshclient.transport.http1_request import SLICE, BodyFraming, EncodedRequest
+from meshclient.transport.http1_request import EXPECT_S, SLICE, BodyFraming, EncodedRequest
 from meshclient.transport.interface import InvalidRequest, WireRequest
+from meshclient.transport.readiness import WOULD_BLOCK
 
 if TYPE_CHECKING:
     from meshclient.transport.socket_shell import SyncConnection
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _SEND: Final = 64 * 1024
 #: Body bytes of an answer that came early, held before the socket is no longer read.
 _HIGH_WATER: Final = 256 * 1024
-_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def upload(connection: SyncConnection, request: WireRequest, encoded: EncodedRequest) -> bool:
@@ -31,14 +31,29 @@ def upload(connection: SyncConnection, request: WireRequest, encoded: EncodedReq
     Raises what the body's iterator raises, InvalidRequest when it does not keep
     to its Content-Length, and WireError for time limits.
     """
-    connection.set_timeout(0.0)
     framing = BodyFraming(encoded.length)
     if not _push(connection, request, encoded.head):
         return False
-    for piece in _pieces(request.body):
+    if encoded.expects and not _wait_for_100(connection, request):
+        return False
+    for piece in pieces_of(request.body):
         if not _push(connection, request, framing.frame(piece)):
             return False
     return _push(connection, request, framing.end())
+
+
+def _wait_for_100(connection: SyncConnection, request: WireRequest) -> bool:
+    """False when a final answer came instead. A server that says nothing gets the body
+    after a while (RFC 9110 section 10.1.1)."""
+    parser = connection.parser
+    until = min(_limit(request), time.monotonic() + EXPECT_S)
+    while not parser.continued:
+        left = until - time.monotonic()
+        if left <= 0 or not connection.readiness.wait(True, False, left):
+            return True
+        if _answered(connection) or parser.head_complete:
+            return False
+    return True
 
 
 def _push(connection: SyncConnection, request: WireRequest, data: bytes) -> bool:
@@ -49,7 +64,7 @@ def _push(connection: SyncConnection, request: WireRequest, data: bytes) -> bool
             return False
         try:
             sent = connection.sock.send(view[:_SEND])
-        except _WOULD_BLOCK as error:
+        except WOULD_BLOCK as error:
             left = limit - time.monotonic()
             reading = isinstance(error, ssl.SSLWantReadError) or _may_read(connection)
             wait_s = None if left == math.inf else left
@@ -84,7 +99,7 @@ def _answered(connection: SyncConnection) -> bool:
         return False
     try:
         data = connection.sock.recv(_SEND)
-    except _WOULD_BLOCK:
+    except WOULD_BLOCK:
         return False  # half a TLS record, or a session ticket
     except OSError:
         return True
@@ -95,7 +110,8 @@ def _answered(connection: SyncConnection) -> bool:
     return parser.complete or (parser.head_complete and parser.status >= 400)
 
 
-def _pieces(body: Any) -> Iterator[bytes]:
+def pieces_of(body: Any) -> Iterator[bytes]:
+    """The body piece by piece, whatever kind it is."""
     if isinstance(body, bytes):
         view = memoryview(body)
         for start in range(0, len(view), SLICE):

@@ -6,6 +6,8 @@ the way, when somebody sends.
 
 from __future__ import annotations
 
+import random
+import socket
 import threading
 import time
 from collections.abc import Collection
@@ -18,11 +20,20 @@ from meshclient.transport.interface import (
     PoolStats,
     SyncWireResponse,
     Target,
+    TimeoutKind,
+    WireError,
     WireRequest,
     closed_error,
     timeout_error,
 )
 from meshclient.transport.pool import Pool
+from meshclient.transport.slot_waiters import (
+    ThreadWaiter,
+    refuse_others,
+    too_many_pending,
+    wait_limit,
+)
+from meshclient.transport.slots import ConnectionSlots
 from meshclient.transport.socket_shell import NotWrittenError, SyncConnection
 
 #: Pools without a connection are dropped when this many exist.
@@ -37,9 +48,10 @@ class LockedPool(Pool[SyncConnection]):
     __slots__ = ("lock",)
 
     def __init__(self, target: Target, max_idle: int) -> None:
-        super().__init__(target, SyncConnection.close, max_idle)
+        super().__init__(target, SyncConnection.close, max_idle, random.random)
         # Re-entrant: closing a connection under the lock discards it from the pool.
-        self.lock = threading.RLock()
+        # With limits it is the cluster's lock: "nothing is idle, so I queue" is one step.
+        self.lock = threading.RLock() if self.slots is None else self.slots.lock
 
     def discard(self, connection: SyncConnection) -> None:
         with self.lock:
@@ -62,7 +74,7 @@ class SyncEngine:
         self._sweep_at = 0.0
 
     def send(self, target: Target, request: WireRequest) -> SyncWireResponse:
-        """One request to one target, without any retry that the server could notice.
+        """One request to one target, tried again only where ``request.resend`` says so.
 
         Raises WireError (InvalidRequest before anything was sent), and what an
         iterator that streams the body raises.
@@ -73,40 +85,95 @@ class SyncEngine:
             raise timeout_error("deadline", False)
         if now >= self._sweep_at:
             self._sweep(now)
+        resend = request.resend
+        fresh = False
         while True:
             pool = self._pools.get(target)
             if pool is None:
                 pool = self._new_pool(target)
-            connection = self._idle(pool, now)
-            if connection is None:
-                connection = self._connect(pool, request)
+            connection = None if fresh else self._idle(pool, now)
+            if connection is None and pool.slots is None:
+                connection = self._connect(pool, target, request)
+            elif connection is None:
+                connection = self._in_turn(pool, pool.slots, target, request)  # type: ignore[arg-type]
             try:
                 return connection.exchange(request, encoded)
             except NotWrittenError:
                 # Not a byte left this machine: the next connection is no retry. It
                 # ends, since a fresh connection does not raise this.
                 continue
+            except WireError as error:
+                if fresh or not error.reused or resend is None or not resend():
+                    raise
+                fresh = True
 
     def _idle(self, pool: LockedPool, now: float) -> SyncConnection | None:
-        """An idle connection on which nothing has happened since its last response."""
-        while True:
-            with pool.lock:
-                connection = pool.acquire(now)
-            if connection is None or not connection.readiness.readable():
-                return connection
-            connection.close()  # the server closed it, or sent what nobody asked for
+        with pool.lock:
+            return pool.acquire(now)
 
-    def _connect(self, pool: LockedPool, request: WireRequest) -> SyncConnection:
-        limit, kind = connect_limit(pool.target, request, time.monotonic())
-        sock = open_sync(pool.target, limit, kind)
-        connection = SyncConnection(sock, pool, self._release)
+    def _in_turn(
+        self, pool: LockedPool, slots: ConnectionSlots, target: Target, request: WireRequest
+    ) -> SyncConnection:
+        """A connection of a cluster that has limits: a free one, or a new one in its turn."""
+        waiter = ThreadWaiter(pool)
+        with slots.lock:
+            if self._closed:  # close() set it before it refused those who wait
+                raise closed_error(False)
+            connection = pool.acquire(time.monotonic())
+            if connection is not None:
+                return connection
+            if not slots.enter():
+                raise too_many_pending(target)
+            has_slot = slots.take(waiter)
+        try:
+            if not has_slot:
+                limit, kind = wait_limit(target, request, time.monotonic())
+                connection = waiter.wait(slots, limit, kind)
+            return connection or self._connect_in_slot(pool, slots, target, request)
+        finally:
+            slots.leave()
+
+    def _connect_in_slot(
+        self, pool: LockedPool, slots: ConnectionSlots, target: Target, request: WireRequest
+    ) -> SyncConnection:
+        try:
+            return self._connect(pool, target, request)
+        except BaseException as error:
+            refuse_others(slots, pool, error, target, request)
+            slots.give_back(pool)
+            raise
+
+    def _connect(self, pool: LockedPool, target: Target, request: WireRequest) -> SyncConnection:
+        if self._closed:
+            raise closed_error(False)
+        limit, kind = connect_limit(target, request, time.monotonic())
+        sock = open_sync(target, limit, kind)
+        if target.protocol == "http1":
+            connection = SyncConnection(sock, pool, self._release)
+        else:
+            connection = self._negotiated(sock, pool, limit, kind)
         with pool.lock:
             # close() takes the same lock after it set the flag: one of us sees the other.
             if not self._closed:
                 pool.add(connection, time.monotonic())
+                if self._pools.get(target) is not pool:
+                    pool.draining = True  # given up meanwhile: nobody would find it again
                 return connection
         connection.close()
         raise closed_error(False)
+
+    def _negotiated(
+        self, sock: socket.socket, pool: LockedPool, limit: float, kind: TimeoutKind
+    ) -> SyncConnection:
+        """A connection that speaks what the target asks for, or what ALPN chose."""
+        from meshclient.transport.http2 import speaks_http2
+        from meshclient.transport.http2_socket import SyncHttp2Connection
+
+        if not speaks_http2(pool.target.protocol, sock):
+            return SyncConnection(sock, pool, self._release)
+        connection = SyncHttp2Connection(sock, pool, self._release)
+        connection.settle(limit, kind)
+        return connection  # type: ignore[return-value]  # the same interface
 
     def _release(self, connection: SyncConnection) -> None:
         pool: LockedPool = connection.pool  # type: ignore[assignment]
@@ -160,7 +227,10 @@ class SyncEngine:
         for pool in pools:
             with pool.lock:
                 pool.drain()
-                for connection in pool.connections:
+                if pool.slots is not None:
+                    pool.slots.refuse(pool, lambda: closed_error(False))
+                # A copy: a destructor may close one in the middle of it.
+                for connection in list(pool.connections):
                     connection.cancel()
 
     def after_fork_in_child(self) -> None:
@@ -174,7 +244,7 @@ class SyncEngine:
         self._pools, self._drained = {}, []
         self._sweep_at = 0.0
         for pool in pools:
-            pool.lock = threading.RLock()
+            pool.lock, pool.slots = threading.RLock(), None
             for connection in list(pool.connections):
                 connection.closed = True
                 with suppress(OSError):

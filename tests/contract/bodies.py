@@ -84,6 +84,7 @@ MAKERS: dict[str, Callable[[Colour], dict[str, Any]]] = {
     "multipart_pipe": _multipart_pipe,
     "generator": _generator,
     "list": _list,
+    "huge": lambda _: {"content": BIG * 32},
     "file": _file,
 }
 

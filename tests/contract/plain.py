@@ -87,6 +87,16 @@ RESPONSES = (
         expected=(Expected(404, b"no", attempts=("a success 404",), note="covers status 404"),),
     ),
     Scenario(
+        "early hints before the answer",
+        script=(
+            Reply(
+                raw=b"HTTP/1.1 103 Early Hints\r\nLink: </s>\r\n\r\n"
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            ),
+        ),
+        expected=(ok(headers={"link": None}),),
+    ),
+    Scenario(
         "two endpoints in turn",
         asks=(Ask(), Ask()),
         endpoints=("a", "b"),
@@ -96,7 +106,7 @@ RESPONSES = (
     ),
 )
 
-_SENT = {
+SENT = {
     "bytes": WHOLE,
     "big": BIG,
     "generator": WHOLE,
@@ -120,7 +130,7 @@ UPLOADS = tuple(
         received=("a PUT /x",),
         sees=lambda all_, sent=sent: _equal([r.body for r in all_], [sent]),  # type: ignore[misc]
     )
-    for body, sent in _SENT.items()
+    for body, sent in SENT.items()
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from servers.http import Reply
 
 from meshclient.model.routes import ForwardAction, Route, RouteConfiguration, VirtualHost
 from meshclient.model.routes import WeightedCluster as To
 from meshclient.model.snapshot import ANY_PORT, MeshConfig
 
+from .retries import istio
 from .scenario import Ask, Expected, Scenario, ok
 from .world import World
 
@@ -27,11 +30,20 @@ def _missing_cluster(world: World) -> MeshConfig:
 
 _BY_HEADER = {"routes": [{"to_header": "x-to"}]}
 
+
+def _mutual_tls(world: World) -> list[dict[str, Any]]:
+    rule = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "DestinationRule",
+        "metadata": {"name": "svc", "namespace": "default"},
+        "spec": {"host": "svc.example", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}},
+    }
+    return [*istio(world), rule]
+
+
 NO_WAY = (
     Scenario(
         "no route matches",
-        service={"endpoints": [], "routes": [{"match": {"prefix": "/api"}, "to": "other"}]},
-        document={},
         documents=lambda world: [
             {
                 "version": 1,
@@ -81,18 +93,51 @@ NO_WAY = (
         received=(),
     ),
     Scenario(
-        "a policy for TLS, which is not originated: refused, never plain",
-        service={"tls": {"mode": "simple"}},
+        "TLS that cannot be honoured is refused, never plain: nobody says whose server it is",
+        asks=(Ask(url="http://svc.example/x"),),
+        documents=_mutual_tls,
         expected=(_refused("SecurityError", 503),),
         received=(),
     ),
 )
 
 
+def _unsendable(attempt: str) -> Expected:
+    return Expected(
+        error="InvalidRequest",
+        counterpart="LocalProtocolError",
+        attempts=(attempt,),
+        flags=("DPE",),
+        reply=(400, b""),
+    )
+
+
+# Retried never, and nothing of them is sent.
+CALLERS_MISTAKES = (
+    Scenario(
+        "a line break in a header",
+        asks=(Ask(options={"headers": {"X-Name": "a\r\nX-Evil: b"}}), Ask()),
+        service={"retries": {"attempts": 2, "on": ["5xx", "reset"]}},
+        expected=(_unsendable("a invalid request -"), ok()),
+    ),
+    Scenario(
+        "a body that contradicts its length",
+        asks=(Ask("PUT", body="bytes", options={"headers": {"Content-Length": "99"}}), Ask()),
+        service={"retries": {"attempts": 2, "on": ["5xx", "reset"]}},
+        expected=(_unsendable("a invalid request -"), ok()),
+    ),
+    Scenario(
+        "a generator that contradicts its length",
+        asks=(Ask("PUT", body="generator", options={"headers": {"Content-Length": "99"}}), Ask()),
+        service={"retries": {"attempts": 2, "on": ["5xx", "reset"]}},
+        expected=(_unsendable("a invalid request -"), ok()),
+    ),
+)
+
 # A host that no policy knows passes through: "{a}" is the address of upstream a.
 
 
-def _other(world: World) -> list[dict[str, object]]:
+def _other(world: World) -> list[dict[str, Any]]:
     return [{"version": 1, "services": {"svc": {"endpoints": [world.address("b")]}}}]
 
 
@@ -126,4 +171,4 @@ PASS_THROUGH = (
     ),
 )
 
-SCENARIOS = NO_WAY + PASS_THROUGH
+SCENARIOS = NO_WAY + CALLERS_MISTAKES + PASS_THROUGH

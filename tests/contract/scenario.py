@@ -80,7 +80,6 @@ class Scenario:
     script: tuple[Step, ...] = (Reply(200, b"ok"),)
     endpoints: tuple[str, ...] = ("a",)
     service: Mapping[str, Any] = field(default_factory=dict)
-    document: Mapping[str, Any] = field(default_factory=dict)
     documents: Callable[[World], list[dict[str, Any]]] | None = None
     config: Callable[[World], MeshConfig] | None = None
     strategies: Callable[[], dict[str, RetryStrategy]] | None = None
@@ -107,7 +106,6 @@ class Observed:
     notes: tuple[str, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
     history: tuple[int, ...] = ()
-    pieces: int = 0
 
 
 @dataclass

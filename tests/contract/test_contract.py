@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import failures, plain, refusals, timeouts
+from . import failures, plain, refusals, retries, timeouts
 from .drivers import DRIVERS, run
 from .scenario import Expected, Observed, Run, Scenario
 from .world import World
 
-SCENARIOS = plain.SCENARIOS + failures.SCENARIOS + timeouts.SCENARIOS + refusals.SCENARIOS
+SCENARIOS = tuple(
+    scenario
+    for module in (plain, failures, retries, timeouts, refusals)
+    for scenario in module.SCENARIOS
+)
 
 #: Headers of requests whose values the client libraries, time or chance decide.
 _OWN = {

@@ -149,6 +149,32 @@ BEFORE_THE_HEAD = (
 )
 
 
+IN_THE_UPLOAD = (
+    Scenario(
+        "the caller's write timeout",
+        client=_limit(write=0.05),
+        asks=(Ask("PUT", body="huge"),),
+        endpoints=("deaf",),
+        expected=(
+            _timed_out(
+                "DeadlineExceeded",
+                "deaf per try timeout -",
+                counterpart="WriteTimeout",
+                note="covers per try timeout",
+            ),
+        ),
+        received=(),
+    ),
+    Scenario(
+        "route timeout in the upload",
+        asks=(Ask("PUT", body="huge"),),
+        endpoints=("deaf",),
+        service={"timeout": "60ms"},
+        expected=(_timed_out("RouteTimeout", "deaf response timeout -"),),
+        received=(),
+    ),
+)
+
 IN_THE_BODY = (
     Scenario(
         "route timeout in the body, although bytes keep coming",
@@ -200,4 +226,4 @@ async def _slow_pieces() -> AsyncIterator[bytes]:
         await asyncio.sleep(0.06)
 
 
-SCENARIOS = BEFORE_THE_HEAD + IN_THE_BODY
+SCENARIOS = BEFORE_THE_HEAD + IN_THE_UPLOAD + IN_THE_BODY

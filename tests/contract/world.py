@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 
 class World:
     """``address(name)``: ``a`` and ``b`` answer, ``refused`` refuses, ``black_hole``
-    takes no connection and gives no sign."""
+    takes no connection and gives no sign, ``deaf`` takes connections and reads nothing."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -28,6 +28,7 @@ class World:
         self._addresses = {s.authority: name for name, s in self.servers.items()}
         self._addresses[self._refusing()] = "refused"
         self._addresses[self._black_hole()] = "black_hole"
+        self._addresses[self._deaf()] = "deaf"
 
     def close(self) -> None:
         self._stack.close()
@@ -47,7 +48,7 @@ class World:
         if scenario.documents is not None:
             return scenario.documents(self)
         service = {"endpoints": [self.address(e) for e in scenario.endpoints], **scenario.service}
-        return [{"version": 1, "services": {"svc": service}, **scenario.document}]
+        return [{"version": 1, "services": {"svc": service}}]
 
     def begin(self, script: Sequence[Step]) -> None:
         """Forget what arrived, and follow ``script``."""
@@ -86,6 +87,11 @@ class World:
         holder = self._stack.enter_context(socket.socket())
         holder.bind(("127.0.0.1", 0))
         return "{}:{}".format(*holder.getsockname())
+
+    def _deaf(self) -> str:
+        """A listener that never accepts: the kernel takes what its buffers hold."""
+        listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
+        return "{}:{}".format(*listener.getsockname())
 
     def _black_hole(self) -> str:
         """A listener whose queue is full: the kernel drops what else knocks."""

@@ -29,11 +29,11 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-def run_on(kind: str, coroutine: Coroutine[Any, Any, T]) -> T:
+def run_on(kind: str, coroutine: Coroutine[Any, Any, T], limit_s: float = 20) -> T:
     """Run to the end, with a limit that turns a hang into a failure."""
 
     async def bounded() -> T:
-        return await asyncio.wait_for(coroutine, 20)
+        return await asyncio.wait_for(coroutine, limit_s)
 
     with asyncio.Runner(loop_factory=LOOPS[kind]) as runner:
         return runner.run(bounded())
@@ -145,7 +145,9 @@ def certificate(folder: Path, name: str) -> tuple[str, str]:
     return certificate, key
 
 
-def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]]) -> None:
+def using(
+    kind: str, test: Callable[[AsyncEngine], Awaitable[None]], limit_s: float = 20
+) -> None:
     """Run ``test`` with an engine that is closed afterwards, and leave nothing behind."""
 
     async def run() -> None:
@@ -156,7 +158,7 @@ def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]]) -> None:
             await engine.aclose()
         await no_tasks_left()
 
-    run_on(kind, run())
+    run_on(kind, run(), limit_s)
 
 
 __all__ = [

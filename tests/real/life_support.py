@@ -1,4 +1,4 @@
-"""Shared by the life tests: a server that echoes, policies for it, and what must be left: nothing."""
+"""Shared by the life tests: a server that echoes, policies for it, and a look at what is left."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -20,6 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from servers.http import HttpServer, Recorded, Reply
 
 from meshclient import Mesh
+
+# The first loop of uvloop opens a pipe that stays with the process.
+uvloop.new_event_loop().close()
 
 #: A bound for whatever must happen soon, on the slowest machine.
 PATIENCE_S = 15.0

@@ -44,17 +44,31 @@ class _Udp(asyncio.DatagramProtocol):
             self.transport.sendto(wire, addr)  # type: ignore[attr-defined]
 
 
+async def _bind(
+    udp: Script, handle: Callable[..., Awaitable[None]] | None
+) -> tuple[asyncio.DatagramTransport, asyncio.Server | None]:
+    """One port for both; the one that UDP is given may be taken on TCP, so ask again."""
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Udp(udp), local_addr=("127.0.0.1", 0)
+        )
+        if handle is None:
+            return transport, None
+        try:
+            address = transport.get_extra_info("sockname")
+            return transport, await asyncio.start_server(handle, *address)
+        except OSError:
+            transport.close()
+            await asyncio.sleep(0)
+    raise AssertionError("no port is free on both UDP and TCP")
+
+
 @asynccontextmanager
 async def serve(
     udp: Script,
     tcp: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Server]:
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(
-        lambda: _Udp(udp), local_addr=("127.0.0.1", 0)
-    )
-    address = transport.get_extra_info("sockname")
-
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert tcp is not None
         try:
@@ -62,9 +76,9 @@ async def serve(
         finally:
             writer.close()
 
-    listener = await asyncio.start_server(handle, *address) if tcp else None
+    transport, listener = await _bind(udp, handle if tcp else None)
     try:
-        yield address
+        yield transport.get_extra_info("sockname")
     finally:
         transport.close()
         if listener:

@@ -169,17 +169,6 @@ def test_failures_have_our_reasons(family: str) -> None:
     engine.close()
 
 
-def test_an_http_proxy(family: str) -> None:
-    with HttpServer(echo) as proxy:
-        engine = HttpcoreSyncEngine(proxy=proxy.url)
-        where = target(proxy)
-        where.address = "upstream.test"
-        response = engine.send(where, get(b"/x"))
-        assert b"".join(response) == b"ok"
-        assert proxy.requests[0].target == f"http://upstream.test:{proxy.port}/x"
-        engine.close()
-
-
 def h2_server(pair: tuple[str, str]) -> RawServer:
     """Answers every request with its path, over HTTP/2 and TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

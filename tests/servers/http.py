@@ -230,6 +230,10 @@ class _Connection(asyncio.Protocol):
         self._answers.cancel()
         self._can_write.set()
         self._server._protocols.discard(self)
+        # asyncio closes the socket after this call; the client must be able to tell by then.
+        asyncio.get_running_loop().call_soon(self._socket_closed)
+
+    def _socket_closed(self) -> None:
         self._server.closed += 1
         self._server.note()
 

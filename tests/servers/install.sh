@@ -1,15 +1,20 @@
 #!/bin/sh
-# Installs the servers that the tests of real behaviour start: knot (DNS).
+# Installs the servers that the tests of real behaviour start: knot (DNS),
+# nginx (HTTP/1.1) and tinyproxy (HTTP proxy).
 # Does nothing when they are there; without root or apt it says what is missing
 # and succeeds, because those tests then skip themselves visibly.
 set -eu
 
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
-if command -v knotd >/dev/null 2>&1 && command -v knotc >/dev/null 2>&1; then
+missing=""
+command -v knotd >/dev/null 2>&1 && command -v knotc >/dev/null 2>&1 || missing="$missing knot"
+command -v nginx >/dev/null 2>&1 || missing="$missing nginx-light"
+command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy-bin"
+if [ -z "$missing" ]; then
     exit 0
 fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-    echo "knotd is missing (Debian package: knot); the tests against a real DNS server will skip" >&2
+    echo "missing (Debian packages):$missing; the tests against these servers will skip" >&2
     exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
@@ -20,6 +25,7 @@ if [ ! -e "$policy" ]; then
     chmod +x "$policy"
     trap 'rm -f "$policy"' EXIT
 fi
-apt-get install -y -qq --no-install-recommends knot >/dev/null 2>&1 || {
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends knot >/dev/null
-} || echo "knot could not be installed; the tests against a real DNS server will skip" >&2
+# shellcheck disable=SC2086
+apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || {
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null
+} || echo "could not be installed:$missing; the tests against these servers will skip" >&2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "public_api.txt"
 
 def _signature(member: object) -> str:
     try:
-        return str(inspect.signature(member))  # type: ignore[arg-type]
+        text = str(inspect.signature(member))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return "(...)"
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def _members(cls: type) -> list[str]:

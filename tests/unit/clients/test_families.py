@@ -27,6 +27,7 @@ class Record:
 
 
 CASES = [
+    (errors.InvalidRequest, "LocalProtocolError"),
     (errors.UnknownHost, "ConnectError"),
     (errors.NoRoute, "ConnectError"),
     (errors.UnknownCluster, "ConnectError"),

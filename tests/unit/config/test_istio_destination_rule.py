@@ -86,9 +86,47 @@ def test_connection_pool() -> None:
     )
     assert cluster.policy.limits == Limits(100, 10, 20, 3, RetryBudget(25.0, 4))
     noted = " ".join(note.message for note in cluster.not_honoured)
-    for name in ("maxConnections", "http1MaxPendingRequests", "http2MaxRequests"):
-        assert name in noted
-    assert "maxRetries" not in noted
+    for name in ("maxConnections", "http1MaxPendingRequests", "http2MaxRequests", "maxRetries"):
+        assert name not in noted
+
+
+def test_http2_keep_alive() -> None:
+    pool = "{http: {http2KeepAlive: {interval: 30s, timeout: 5s}}}"
+    cluster = cluster_of(destination_rule("dr", "a", f"trafficPolicy: {{connectionPool: {pool}}}"))
+    connection = cluster.policy.connection
+    assert (connection.ping_interval_s, connection.ping_timeout_s) == (30.0, 5.0)
+    assert "http2KeepAlive" not in str(cluster.not_honoured)
+
+
+@pytest.mark.parametrize(
+    ("policy", "protocol"), [("UPGRADE", "h2"), ("DO_NOT_UPGRADE", "http1"), ("DEFAULT", "http1")]
+)
+def test_the_upgrade_to_http2_of_ports_declared_as_http(policy: str, protocol: str) -> None:
+    pool = f"{{http: {{h2UpgradePolicy: {policy}}}}}"
+    cluster = cluster_of(destination_rule("dr", "a", f"trafficPolicy: {{connectionPool: {pool}}}"))
+    assert cluster.protocol == protocol
+    assert "h2UpgradePolicy" not in str(cluster.not_honoured)
+
+
+@pytest.mark.parametrize(
+    ("written", "version"), [("{version: V1}", "v1"), ("{version: V2}", "v2"), ("{}", "v1")]
+)
+def test_proxy_protocol(written: str, version: str) -> None:
+    """The default of the enum is its first value, V1."""
+    rule = destination_rule("dr", "a", f"trafficPolicy: {{proxyProtocol: {written}}}")
+    cluster = cluster_of(rule)
+    assert cluster.policy.connection.proxy_protocol == version
+    assert not cluster.not_honoured
+
+
+def test_proxy_protocol_holds_on_ports_with_a_level_of_their_own() -> None:
+    levels = "portLevelSettings: [{port: {number: 80}, connectionPool: {tcp: {maxConnections: 7}}}]"
+    rule = destination_rule(
+        "dr", "a", f"trafficPolicy: {{proxyProtocol: {{version: V2}}, {levels}}}"
+    )
+    policy = cluster_of(rule).policy
+    assert policy.limits.max_connections == 7
+    assert policy.connection.proxy_protocol == "v2"
 
 
 def test_zero_means_unset_and_http_idle_beats_tcp_idle() -> None:
@@ -167,16 +205,27 @@ def test_consistent_hash_beats_simple_and_falls_back_to_least_request() -> None:
     ("tls", "settings", "noted"),
     [
         ("{mode: DISABLE}", TlsSettings("disable"), False),
-        ("{mode: SIMPLE, sni: x}", TlsSettings("simple", sni="x"), True),
+        ("{mode: SIMPLE, sni: x}", TlsSettings("simple", sni="x"), False),
         ("{mode: ISTIO_MUTUAL}", TlsSettings("istio_mutual"), True),
         (
-            "{mode: MUTUAL, clientCertificate: c, privateKey: k, caCertificates: a}",
-            TlsSettings("mutual", "a", "c", "k"),
+            "{mode: ISTIO_MUTUAL, subjectAltNames: [s]}",
+            TlsSettings("istio_mutual", subject_alt_names=("s",)),
+            False,
+        ),
+        (
+            "{mode: SIMPLE, credentialName: c}",
+            TlsSettings("simple", credential_name="c"),
             True,
+        ),
+        ("{mode: SIMPLE, caCertificates: system}", TlsSettings("simple", "system"), False),
+        (
+            "{mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a}",
+            TlsSettings("mutual", "/a", "/c", "/k"),
+            False,
         ),
     ],
 )
-def test_tls_is_kept_and_says_that_calls_are_refused(
+def test_tls_is_kept_and_says_where_calls_are_refused(
     tls: str, settings: TlsSettings, noted: bool
 ) -> None:
     made = load(f"tls: {tls}")

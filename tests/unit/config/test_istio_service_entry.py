@@ -30,6 +30,32 @@ def source_of(made: Result, name: str = "80||x.test") -> object:
     return made.cluster(name).discovery
 
 
+@pytest.mark.parametrize(
+    ("tls", "names"),
+    [
+        ("{mode: SIMPLE}", ("a.test", "spiffe://x/a")),
+        ("{mode: ISTIO_MUTUAL}", ("a.test", "spiffe://x/a")),
+        ("{mode: SIMPLE, subjectAltNames: [b.test]}", ("b.test",)),
+        ("{mode: SIMPLE, insecureSkipVerify: true}", ()),
+        ("{mode: DISABLE}", ()),
+    ],
+)
+def test_names_of_the_servers_stand_in_where_the_rule_has_none(
+    tls: str, names: tuple[str, ...]
+) -> None:
+    text = entry(_HTTP + ", subjectAltNames: [a.test, 'spiffe://x/a']")
+    made = translate(text, destination_rule("r", "x.test", f"trafficPolicy: {{tls: {tls}}}"))
+    found = made.cluster("80||x.test")
+    assert found.policy.tls is not None
+    assert found.policy.tls.subject_alt_names == names
+    assert found.not_honoured == ()
+
+
+def test_names_of_the_servers_alone_ask_for_no_tls() -> None:
+    made = translate(entry(_HTTP + ", subjectAltNames: [a.test]"))
+    assert made.cluster("80||x.test").policy.tls is None
+
+
 def test_none_dials_what_was_dialled() -> None:
     assert source_of(translate(entry(_HTTP))) == OriginalDestination()
     ports = "ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshclient.config import load_documents
+from meshclient.config import load_documents, load_paths
 from meshclient.errors import ConfigError
 from meshclient.model.cluster import (
     UNLIMITED,
@@ -16,6 +17,7 @@ from meshclient.model.cluster import (
     Limits,
     LoadBalancing,
     OutlierDetection,
+    SanMatcher,
     TcpKeepalive,
     TlsSettings,
 )
@@ -126,7 +128,7 @@ def test_limits_and_budget() -> None:
     assert limits.retry_budget == RetryBudget(25.0, 0, 10.0, 1.5)
     noted = cluster(limits={"max_connections": 1, "max_requests": 2, "max_pending_requests": 3})
     assert noted.policy.limits == Limits(1, 3, 2, UNLIMITED)
-    assert notes(noted) == ["limits"]
+    assert notes(noted) == []
 
 
 def test_connection() -> None:
@@ -144,6 +146,13 @@ def test_connection() -> None:
     assert notes(found) == []
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_proxy_protocol(version: str) -> None:
+    found = cluster(connection={"proxy_protocol": version})
+    assert found.policy.connection == ConnectionOptions(proxy_protocol=version)  # type: ignore[arg-type]
+    assert notes(found) == []
+
+
 def test_breaker_and_outlier_detection_are_kept_and_noted() -> None:
     found = cluster(
         circuit_breaker={"consecutive_failures": 3, "open_for": "5s"},
@@ -156,7 +165,7 @@ def test_breaker_and_outlier_detection_are_kept_and_noted() -> None:
     assert notes(found) == ["circuit breaker", "outlier detection"]
 
 
-def test_tls_is_noted_and_never_becomes_plain_text() -> None:
+def test_tls_is_kept_and_never_becomes_plain_text() -> None:
     block = {
         "mode": "mutual",
         "ca": "ca.pem",
@@ -170,10 +179,42 @@ def test_tls_is_noted_and_never_becomes_plain_text() -> None:
     assert found.policy.tls == TlsSettings(
         "mutual", "ca.pem", "c.pem", "k.pem", "", ("x",), "s", False, "r.pem"
     )
-    assert notes(found) == ["TLS to the endpoints (calls are refused until then)"]
+    assert notes(found) == []
     assert cluster(tls={"mode": "disable"}).policy.tls is None
     skipping = load(tls={"mode": "simple", "insecure_skip_verify": True})
     assert any("anybody can pretend" in d.message for d in skipping.diagnostics)
+
+
+def test_names_of_the_server_may_be_matchers() -> None:
+    names = ["a.test", {"prefix": "spiffe://x/", "type": "uri"}, {"regex": "b[0-9]+"}]
+    found = cluster(tls={"mode": "simple", "subject_alt_names": names}).policy.tls
+    assert found is not None
+    assert found.expected_names == (
+        SanMatcher("a.test"),
+        SanMatcher("spiffe://x/", "prefix", "uri"),
+        SanMatcher("b[0-9]+", "regex"),
+    )
+    assert [str(m) for m in found.expected_names] == [
+        "a.test",
+        "uri:prefix spiffe://x/",
+        "regex b[0-9]+",
+    ]
+
+
+def test_paths_are_relative_to_their_file_and_a_missing_one_is_a_warning(tmp_path: Path) -> None:
+    text = (
+        "version: 1\nservices:\n  a:\n    endpoints: ['127.0.0.1:1']\n"
+        "    tls: {mode: simple, ca: certs/ca.pem, crl: /etc/none.crl}\n"
+    )
+    (tmp_path / "policy.yaml").write_text(text)
+    loaded = load_paths(tmp_path / "policy.yaml")
+    ca = str(tmp_path / "certs" / "ca.pem")
+    tls = loaded.clusters["a"].policy.tls
+    assert tls is not None
+    assert (tls.ca, tls.crl) == (ca, "/etc/none.crl")
+    assert [d.message for d in loaded.diagnostics] == [
+        f"{path} does not exist; calls are refused until it does" for path in (ca, "/etc/none.crl")
+    ]
 
 
 def test_a_subset_may_turn_its_services_tls_off_only_by_name() -> None:
@@ -182,9 +223,7 @@ def test_a_subset_may_turn_its_services_tls_off_only_by_name() -> None:
         subsets={"v1": {"labels": {}}, "v2": {"labels": {}, "tls": {"mode": "disable"}}},
     ).clusters
     assert found["a/v1"].policy.tls == TlsSettings("simple")
-    assert notes(found["a/v1"])
     assert found["a/v2"].policy.tls is None
-    assert notes(found["a/v2"]) == []
 
 
 def test_without_a_retries_block_only_what_was_never_sent_is_repeated() -> None:
@@ -336,6 +375,16 @@ def test_fault_and_mirror() -> None:
         ({"tls": {"mode": "simple", "key": "k"}}, "only sent with mode mutual"),
         ({"tls": {"mode": "disable", "ca": "x"}}, "have no effect"),
         ({"tls": {"mode": "simple", "ca": ""}}, "must not be empty"),
+        ({"tls": {"mode": "simple", "subject_alt_names": [""]}}, "must not be empty"),
+        ({"tls": {"mode": "simple", "subject_alt_names": [{}]}}, "exactly one of exact"),
+        (
+            {"tls": {"mode": "simple", "subject_alt_names": [{"regex": "("}]}},
+            "subject_alt_names[0]",
+        ),
+        (
+            {"tls": {"mode": "simple", "insecure_skip_verify": True, "ca": "x"}},
+            "contradicts ca",
+        ),
         ({"retries": {"on": ["5xxx"]}}, 'did you mean "5xx"?'),
         ({"retries": {"on": [600]}}, "600 is more than 599"),
         ({"retries": {"on": "5xx"}}, "expected a list"),
@@ -373,5 +422,25 @@ def test_lower_case_methods_are_suspicious() -> None:
     assert [d.suggestion for d in found] == ['write "POST"']
 
 
-def test_http2_is_noted() -> None:
-    assert notes(cluster(protocol="h2")) == ["HTTP/2 to the endpoints"]
+def test_http2_is_honoured() -> None:
+    made = cluster(protocol="h2")
+    assert (made.protocol, notes(made)) == ("h2", [])
+
+
+def test_a_proxy_belongs_to_a_service_or_subset() -> None:
+    config = load(
+        endpoints=["127.0.0.1:1"],
+        proxy="socks5://u:p@proxy.test:1080",
+        subsets={"a": {"labels": {}}, "b": {"labels": {}, "proxy": "none"}},
+    )
+    found = {c.subset: c.policy.proxy for c in config.clusters.values() if c.service == "a"}
+    assert found == {"": "socks5://u:p@proxy.test:1080", "a": found[""], "b": ""}
+
+
+@pytest.mark.parametrize(
+    "text", ["proxy:3128", "https://u:secret@p", "http://", "http://p:99999", "http://p p", ""]
+)
+def test_what_is_no_proxy_is_an_error_that_keeps_the_password(text: str) -> None:
+    with pytest.raises(ConfigError, match="not the URL of a proxy") as caught:
+        load(endpoints=["127.0.0.1:1"], proxy=text)
+    assert "secret" not in str(caught.value)

@@ -110,6 +110,7 @@ def sent(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def counts(plane: Plane) -> int:
-    """Requests in flight and retry permits held, over the whole plane; 0 at rest."""
+    """Requests in flight, their slots and retry permits, over the whole plane; 0 at rest."""
     states = (*plane.clusters.values(), plane.passthrough)
-    return sum(state.active_requests + state.limiter.active for state in states)
+    slots = sum(state.requests.active for state in states if state.requests is not None)
+    return slots + sum(state.active_requests + state.limiter.active for state in states)

@@ -26,6 +26,7 @@ from core_support import (
 from meshclient import errors
 from meshclient.model.cluster import ClusterPolicy, TlsSettings
 from meshclient.model.matching import PathMatch, RouteMatch
+from meshclient.model.outcome import OutcomeKind
 from meshclient.model.outcome import ResetReason as R
 from meshclient.model.report import CallReport
 from meshclient.model.routes import Route
@@ -63,9 +64,32 @@ def test_a_reset_after_a_retry_says_so(reason, kind, code, words, flag):
     assert error.body == f"{PREFIX}retried and the latest reset reason: {words}"
 
 
+def rejected():
+    """A call whose request the wire refuses, although every failure is to be retried."""
+    call = call_of(plane_of(to(retry=RETRY)))
+    attempt = call.next_attempt(0.0)
+    call.reject(attempt, ValueError("a header value contains CR"), 0.5)
+    return call
+
+
+def test_a_request_that_cannot_be_sent_is_nobodys_failure():
+    call = rejected()
+    assert type(call.error) is errors.InvalidRequest
+    assert (call.error.status, call.flags, call.notes) == (400, ("DPE",), ())
+    assert str(call.error).endswith("the request cannot be sent: a header value contains CR")
+    assert type(call.error.__cause__) is ValueError
+    (attempt,) = call.attempts
+    assert (attempt.outcome, attempt.kind, attempt.duration_s) == (
+        "invalid request",
+        OutcomeKind.IGNORED,
+        0.5,
+    )
+    assert attempt.state.active == 0
+
+
 def test_every_call_error_is_reachable():
     """A class that no call can end with would be a promise nobody keeps."""
-    tls = ClusterPolicy(tls=TlsSettings("simple"))
+    tls = ClusterPolicy(tls=TlsSettings("mutual"))
     no_match = host_of(Route(to(), RouteMatch(path=PathMatch("exact", "/x"))))
     slow = to(timeout_s=1.0, retry=replace(RETRY, per_try_timeout_s=0.5, num_retries=0))
     played = [
@@ -79,7 +103,7 @@ def test_every_call_error_is_reachable():
         run_call(plane_of(to()), head(), [(200, 9.0)], patience_s=1.0),
         *(run_call(plane_of(to()), head(), [row[0]]) for row in LOCAL_REPLIES),
     ]
-    reached = {type(p.error) for p in played}
+    reached = {type(p.error) for p in played} | {type(rejected().error)}
     named = {
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)

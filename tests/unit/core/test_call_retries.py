@@ -174,6 +174,14 @@ def test_each_outcome_is_classified_once(outcome, kind):
     assert attempt.kind is kind
 
 
+@pytest.mark.parametrize("failure", [status(503), reset(BROKEN)])
+def test_without_a_policy_no_failure_is_retryable(failure):
+    call = call_of(plane_of(to()))
+    attempt = call.next_attempt(0.0)
+    call.settle(attempt, failure, 0.0)
+    assert attempt.kind is OutcomeKind.FAILED
+
+
 def test_the_last_failure_is_no_longer_retryable():
     call = call_of(plane_of(to(retry=replace(RETRY, num_retries=0))))
     attempt = call.next_attempt(0.0)

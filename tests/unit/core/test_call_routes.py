@@ -125,18 +125,33 @@ def test_the_calls_one_random_number_decides_a_split(drawn, name):
     assert rand.drawn == [drawn]
 
 
-@pytest.mark.parametrize("mode", ["simple", "mutual", "istio_mutual"])
-def test_tls_that_cannot_be_originated_refuses_before_anything_is_counted_or_edited(mode):
-    policy = ClusterPolicy(tls=TlsSettings(mode))
+#: Settings that no file can make good: there is no certificate, no name, no secret store.
+REFUSED_TLS = [
+    TlsSettings("simple", credential_name="secret"),
+    TlsSettings("mutual"),
+    TlsSettings("istio_mutual"),
+]
+
+
+@pytest.mark.parametrize("tls", REFUSED_TLS, ids=lambda tls: tls.mode)
+def test_tls_that_cannot_be_originated_refuses_before_anything_is_counted_or_edited(tls):
+    policy = ClusterPolicy(tls=tls)
     plane = plane_of(to(path_rewrite=PathRewrite("full", "/x")), cluster(policy=policy))
     call = call_of(plane)
     assert type(call.error) is errors.SecurityError
-    assert mode.upper() in str(call.error)
+    assert f"TLS mode {tls.mode.upper()} towards a," in str(call.error)
     assert call.head.path == "/"
     with pytest.raises(errors.SecurityError):
         call.next_attempt(0.0)
     assert call.attempts == []
     assert counts(plane) == 0
+
+
+def test_a_refusal_names_the_service_or_else_the_cluster():
+    tls = ClusterPolicy(tls=TlsSettings("mutual"))
+    for service, name in (("shop", "shop"), ("", "a")):
+        plane = plane_of(to(), cluster(policy=tls, service=service))
+        assert f"towards {name}," in str(call_of(plane).error)
 
 
 def test_tls_disabled_on_purpose_is_plain_text():

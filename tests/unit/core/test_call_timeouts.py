@@ -89,6 +89,11 @@ def test_without_a_limit_no_expected_timeout_is_sent():
     assert EXPECTED not in sent(call_of(plane_of(to())).next_attempt(0.0).headers)
 
 
+def test_a_per_try_timeout_alone_is_announced_too():
+    attempt = call_of(plane_of(to(retry=per_try(0.5)))).next_attempt(0.0)
+    assert sent(attempt.headers)[EXPECTED] == "500"
+
+
 def test_no_try_is_made_at_or_after_the_deadline():
     plane = plane_of(to(retry=LONG, timeout_s=1.0))
     call = call_of(plane, rand=lambda: 0)
@@ -154,6 +159,12 @@ def test_what_the_callers_limit_ends_is_never_repeated(now):
     assert str(call.error).endswith(f"at {first.endpoint}: the caller's own time limit is spent")
     first.close(now)
     assert counts(plane) == 0
+
+
+def test_a_reset_at_the_end_of_the_callers_limit_stays_a_reset_and_is_not_repeated():
+    call = call_of(plane_of(to(retry=LONG)), patience_s=1.0)
+    assert call.settle(call.next_attempt(0.0), reset(BROKEN), 1.0) is None
+    assert type(call.error) is errors.UpstreamReset
 
 
 def test_no_try_is_made_when_the_callers_limit_is_spent():

@@ -218,6 +218,22 @@ def test_a_windowed_budget_counts_the_call_once_not_its_tries():
     call.abandon(0.2)
 
 
+def test_a_request_over_the_limit_is_refused_and_not_counted():
+    limits = ClusterPolicy(limits=Limits(max_requests=1))
+    plane = plane_of(to(retry=RETRY), cluster(policy=limits))
+    first = call_of(plane).next_attempt(0.0)
+    refused = call_of(plane)
+    with pytest.raises(errors.Overflow, match="max_requests") as caught:
+        refused.next_attempt(0.0)
+    assert (caught.value.status, refused.flags) == (503, ("UO",))
+    assert refused.attempts[0].kind is OutcomeKind.IGNORED
+    refused.abandon(0.0)
+    assert first.state.active == 1
+    first.close(0.0)
+    assert counts(plane) == 0
+    call_of(plane).next_attempt(0.0).close(0.0)
+
+
 OUTCOMES = st.one_of(
     st.sampled_from([200, 204, 302, 404, 409, 429, 500, 503]).map(status),
     st.tuples(st.sampled_from(list(ResetReason)), st.booleans()).map(lambda p: reset(*p)),
@@ -264,11 +280,14 @@ def _run(plane: Plane, script: list, now: float, **options: object) -> None:
     st.lists(CALL, min_size=1, max_size=4),
     st.sampled_from([None, 1.0]),
     st.sampled_from([None, 0.25]),
-    st.sampled_from([None, 0, 1, 100]),
+    st.sampled_from([{}, {"max_retries": 0}, {"max_retries": 1}, {"max_retries": 100}]),
+    st.sampled_from([{}, {"max_requests": 0}, {"max_requests": 1}]),
 )
-def test_after_any_sequence_of_outcomes_nothing_stays_counted(calls, timeout_s, per_try_s, limit):
+def test_after_any_sequence_of_outcomes_nothing_stays_counted(
+    calls, timeout_s, per_try_s, retries, requests
+):
     policy = replace(RETRY, per_try_timeout_s=per_try_s, num_retries=3, previous_hosts=True)
-    limits = Limits() if limit is None else Limits(max_retries=limit)
+    limits = Limits(**retries, **requests)
     plane = plane_of(
         to(retry=policy, timeout_s=timeout_s), cluster(policy=ClusterPolicy(limits=limits))
     )

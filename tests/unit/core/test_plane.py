@@ -143,6 +143,7 @@ def test_idle_dialled_endpoints_make_room(small):
     for number in range(50):
         state.dial(f"h{number}", 80)
         assert len(state.live_states()) <= 4
+        assert f"h{number}:80" in [s.key for s in state.live_states()]
     assert state.dial("busy", 80) is busy
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +119,35 @@ def test_local_replies_need_no_outcome(mesh):
     assert played.reply is not None
     assert played.status == 301
     assert played.reply.headers.get("location") == "http://new/x"
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "testing.md"
+PAGE_POLICY = """\
+version: 1
+services:
+  reviews:
+    endpoints:
+      - {address: 10.0.0.1:1, labels: {version: v1}}
+      - {address: 10.0.0.2:1, labels: {version: v1}}
+      - {address: 10.0.0.3:1, labels: {version: v3}}
+    subsets: {v1: {labels: {version: v1}}, v3: {labels: {version: v3}}}
+    timeout: 2s
+    retries: {attempts: 3, on: [connect-failure, reset], per_try_timeout: 500ms}
+    routes: [{to: {v1: 90, v3: 10}}]
+"""
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "reviews.yaml").write_text(PAGE_POLICY)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), names)
+    examples = [value for name, value in names.items() if name.startswith("test_")]
+    assert len(examples) == 3
+    for example in examples:
+        example()
 
 
 def test_a_request_needs_a_whole_url():

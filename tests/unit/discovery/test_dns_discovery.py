@@ -153,10 +153,27 @@ def test_logical_keeps_its_address_while_it_is_in_the_answer() -> None:
         dns.table["web.", "A"] = [60, "10.0.0.1", "10.0.0.5", "10.0.0.9"]
         for _ in range(20):
             await stage.refresh()
-        assert len(watch.reports) == 1
+        assert len(watch.reports) == 2  # the others came along, and no shuffle after that
+        assert watch.addresses == ["10.0.0.5"]
+        assert watch.last.endpoints[0].more_addresses == ("10.0.0.1", "10.0.0.9")
         dns.table["web.", "A"] = [60, "10.0.0.3"]
         await stage.refresh()
         assert watch.addresses == ["10.0.0.3"]
+        assert watch.last.endpoints[0].more_addresses == ()
+        watch.task.cancel()
+
+    run(scenario())
+
+
+def test_logical_ranks_the_address_in_use_then_the_others_families_by_turns() -> None:
+    async def scenario() -> None:
+        answer = [60, "10.0.0.9", "10.0.0.1"], [60, "2001:db8::9", "2001:db8::1"]
+        stage = Stage(ScriptedDns(table(web_A=answer[0], web_AAAA=answer[1])))
+        watch = await stage.watch("web", mode="logical")
+        (endpoint,) = watch.last.endpoints
+        ranked = (endpoint.address, *endpoint.more_addresses)
+        assert sorted(ranked) == ["10.0.0.1", "10.0.0.9", "2001:db8::1", "2001:db8::9"]
+        assert [":" in address for address in endpoint.more_addresses[:2]] == [True, False]
         watch.task.cancel()
 
     run(scenario())

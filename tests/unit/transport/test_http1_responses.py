@@ -79,10 +79,10 @@ WHOLE = {
         b"x",
         True,
     ),
-    "101": (b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", False, 101, b"", False),
 }
 
 REFUSED = {
+    "101 without asking": b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
     "length and coding": OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding and length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
     "two lengths": OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
@@ -253,3 +253,57 @@ def test_a_large_body_is_not_mistaken_for_a_head() -> None:
     parser = parse(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     assert parser.take() == body
     assert parser.keep_alive
+
+
+SWITCH = b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [b"", b"\x81\x02hi", b"HTTP/1.1 200 OK\r\n\r\n", b"\r\n"])
+def test_a_101_that_was_asked_for_hands_over_what_follows(first: bytes) -> None:
+    parser = ResponseParser()
+    parser.start(False, upgrade=True)
+    parser.feed(SWITCH + first)
+    assert (parser.status, parser.upgraded, parser.take()) == (101, first, b"")
+    assert parser.complete
+    assert not parser.keep_alive
+
+
+def test_a_101_in_pieces() -> None:
+    parser = ResponseParser()
+    parser.start(False, upgrade=True)
+    for at in range(len(SWITCH)):
+        assert not parser.complete
+        parser.feed(SWITCH[at : at + 1])
+    assert parser.upgraded == b""
+
+
+@pytest.mark.parametrize("line", [b"Connection: upgrade\r\n", b"Upgrade: x\r\n"])
+def test_a_101_has_to_name_its_protocol(line: bytes) -> None:
+    parser = ResponseParser()
+    parser.start(False, upgrade=True)
+    with pytest.raises(WireError):
+        parser.feed(SWITCH.replace(line, b""))
+
+
+def test_a_101_never_answers_a_head_request() -> None:
+    parser = ResponseParser()
+    parser.start(True, upgrade=True)
+    with pytest.raises(WireError):
+        parser.feed(SWITCH)
+
+
+def test_an_upgrade_that_is_refused_is_an_ordinary_response() -> None:
+    parser = ResponseParser()
+    parser.start(False, upgrade=True)
+    parser.feed(OK + b"Upgrade: x\r\nConnection: upgrade\r\nContent-Length: 2\r\n\r\nhi")
+    assert (parser.upgraded, parser.take(), parser.keep_alive) == (None, b"hi", True)
+
+
+def test_a_100_is_told() -> None:
+    parser = ResponseParser()
+    parser.start(False)
+    parser.feed(INTERIM)
+    assert not parser.continued
+    parser.feed(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert parser.continued
+    assert not parser.head_complete

@@ -1,0 +1,400 @@
+"""The HTTP/2 core against a server's h2 object: no socket, no clock."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes, Settings
+from hpack import Encoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshclient.model.outcome import ResetReason
+from meshclient.transport.http1 import MAX_INTERIM
+from meshclient.transport.http2 import (
+    CONNECTION_WINDOW,
+    IDLE_FRAMES,
+    IDLE_FRAMES_PER_S,
+    MAX_RESETS,
+    MAX_STREAMS,
+    STREAM_WINDOW,
+    Http2Core,
+    Stream,
+)
+from meshclient.transport.interface import InvalidRequest
+
+GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
+HEAD = [(b":method", b"HEAD"), *GET[1:]]
+POST = [(b":method", b"POST"), *GET[1:]]
+
+
+class Pair:
+    """A core and the server at the other end."""
+
+    def __init__(self, **initial: int) -> None:
+        self.core = Http2Core()
+        self.server = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        values = {SettingCodes[name]: value for name, value in initial.items()}
+        self.server.local_settings = Settings(client=False, initial_values=values)
+        self.server.initiate_connection()
+        self.now = 0.0
+        self.seen: list[events.Event] = []
+        self.talk()
+
+    def talk(self) -> list[Stream]:
+        """Until both have said everything; the streams that changed."""
+        touched: list[Stream] = []
+        while True:
+            up, down = self.core.outgoing(), self.server.data_to_send()
+            if not up and not down:
+                return touched
+            if up:
+                self.seen += self.server.receive_data(up)
+            if down:
+                touched += self.core.feed(down, self.now)
+
+    def open(self, headers: list[tuple[bytes, bytes]] = GET, end: bool = True) -> Stream:
+        stream = self.core.open(headers, end)
+        self.talk()
+        return stream
+
+    def raw(self, data: bytes) -> list[Stream]:
+        return self.core.feed(data, self.now)
+
+    def answer(self, stream: Stream, *headers: tuple[bytes, bytes], body: bytes = b"") -> None:
+        self.server.send_headers(stream.id, [(b":status", b"200"), *headers], end_stream=not body)
+        if body:
+            self.server.send_data(stream.id, body, end_stream=True)
+        self.talk()
+
+
+def frame(kind: int, payload: bytes, stream: int = 0, flags: int = 0) -> bytes:
+    return (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    )
+
+
+def test_a_response_with_body_and_trailers() -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.server.send_headers(stream.id, [(b":status", b"200"), (b"x", b"y")])
+    pair.server.send_data(stream.id, b"body")
+    pair.server.send_headers(stream.id, [(b"grpc-status", b"0")], end_stream=True)
+    assert set(pair.talk()) == {stream}
+    assert (stream.status, stream.headers, stream.take()) == (200, [(b"x", b"y")], b"body")
+    assert stream.complete
+    assert stream.trailers == [(b"grpc-status", b"0")]
+    assert pair.core.streams == {}
+
+
+def test_push_is_switched_off_and_windows_are_announced() -> None:
+    pair = Pair()
+    settings_frames = [e for e in pair.seen if isinstance(e, events.RemoteSettingsChanged)]
+    changed = settings_frames[0].changed_settings
+    assert changed[SettingCodes.ENABLE_PUSH].new_value == 0
+    assert changed[SettingCodes.INITIAL_WINDOW_SIZE].new_value == STREAM_WINDOW
+    assert pair.server.outbound_flow_control_window == CONNECTION_WINDOW
+
+
+@pytest.mark.parametrize(("allowed", "room"), [(1, 1), (7, 7), (5000, MAX_STREAMS)])
+def test_room_is_what_the_peer_allows_up_to_envoys_limit(allowed: int, room: int) -> None:
+    pair = Pair(MAX_CONCURRENT_STREAMS=allowed)
+    assert pair.core.settled
+    assert pair.core.room() == room
+    pair.open()
+    assert pair.core.room() == room - 1
+
+
+def test_goaway_refuses_the_streams_above_its_last_one_and_lets_the_others_finish() -> None:
+    pair = Pair()
+    first, second = pair.open(), pair.open()
+    touched = pair.raw(frame(7, first.id.to_bytes(4, "big") + bytes(4)))
+    assert touched == [second]
+    assert second.error is not None
+    assert (second.error.reason, second.error.sent) == (ResetReason.REFUSED_STREAM, False)
+    assert pair.core.room() == 0
+    pair.answer(first, body=b"late")
+    assert (first.complete, first.error, first.take()) == (True, None, b"late")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "sent"),
+    [
+        (ErrorCodes.REFUSED_STREAM, ResetReason.REFUSED_STREAM, False),
+        (ErrorCodes.INTERNAL_ERROR, ResetReason.REMOTE_RESET, True),
+        (ErrorCodes.NO_ERROR, ResetReason.REMOTE_RESET, True),
+        (0x77, ResetReason.REMOTE_RESET, True),
+    ],
+)
+def test_reset_codes(code: int, reason: ResetReason, sent: bool) -> None:
+    pair = Pair()
+    stream, other = pair.open(), pair.open()
+    pair.raw(frame(3, int(code).to_bytes(4, "big"), stream.id))
+    assert stream.error is not None
+    assert (stream.error.reason, stream.error.sent) == (reason, sent)
+    pair.answer(other)
+    assert other.complete
+
+
+def test_a_whole_answer_and_no_error_while_uploading_is_an_answer() -> None:
+    pair = Pair()
+    stream = pair.open(POST, end=False)
+    pair.answer(stream, body=b"enough")
+    pair.raw(frame(3, bytes(4), stream.id))
+    assert (stream.complete, stream.error, stream.take()) == (True, None, b"enough")
+    assert pair.core.window(stream) == 0
+
+
+def test_cancelling_one_stream_resets_it_and_leaves_the_others_alone() -> None:
+    pair = Pair()
+    stream, other = pair.open(), pair.open()
+    pair.core.cancel(stream)
+    pair.core.cancel(stream)
+    pair.talk()
+    resets = [e for e in pair.seen if isinstance(e, events.StreamReset)]
+    assert [(e.stream_id, e.error_code) for e in resets] == [(stream.id, ErrorCodes.CANCEL)]
+    pair.answer(other, body=b"x")
+    assert other.complete
+
+
+def test_bytes_for_a_cancelled_stream_do_not_use_up_the_connection_window() -> None:
+    pair = Pair()
+    for _ in range(CONNECTION_WINDOW // 200_000 // 4):
+        stream = pair.core.open(GET, True)
+        pair.server.receive_data(pair.core.outgoing())
+        pair.server.send_headers(stream.id, [(b":status", b"200")])
+        for _ in range(16):
+            pair.server.send_data(stream.id, bytes(12_500))
+        pair.core.cancel(stream)
+        pair.talk()
+    assert pair.server.outbound_flow_control_window > CONNECTION_WINDOW // 2
+
+
+def test_too_many_cancelled_streams_retire_the_connection() -> None:
+    pair = Pair()
+    for _ in range(MAX_RESETS - 1):
+        pair.core.cancel(pair.open())
+    assert pair.core.room() > 0
+    pair.core.cancel(pair.open())
+    assert pair.core.room() == 0
+    assert pair.core.broken is None
+
+
+def test_a_stream_that_nobody_reads_gets_its_window_and_no_more() -> None:
+    pair = Pair()
+    stream, other = pair.open(), pair.open()
+    pair.server.send_headers(stream.id, [(b":status", b"200")])
+    sent = 0
+    while size := min(pair.server.local_flow_control_window(stream.id), 16_384):
+        pair.server.send_data(stream.id, bytes(size))
+        pair.talk()
+        sent += size
+    assert sent == stream.buffered == STREAM_WINDOW
+    pair.answer(other, body=bytes(16_384))
+    assert other.complete  # the connection's window is not used up
+    pair.core.consumed(stream, len(stream.take()))
+    pair.talk()
+    assert pair.server.local_flow_control_window(stream.id) == STREAM_WINDOW
+
+
+def test_the_window_of_the_peer_is_kept_and_opened() -> None:
+    pair = Pair(INITIAL_WINDOW_SIZE=10)
+    stream = pair.open(POST, end=False)
+    assert pair.core.window(stream) == 10
+    pair.core.send(stream, b"0123456789", False)
+    assert pair.core.window(stream) == 0
+    pair.talk()
+    pair.core.windows_opened = False
+    pair.server.increment_flow_control_window(5, stream.id)
+    pair.talk()
+    assert pair.core.windows_opened
+    assert pair.core.window(stream) == 5
+
+
+def test_headers_beyond_what_the_peer_takes_are_refused_before_they_are_sent() -> None:
+    pair = Pair(MAX_HEADER_LIST_SIZE=1000)
+    with pytest.raises(InvalidRequest):
+        pair.core.open([*GET, (b"x", b"y" * 1000)], True)
+    assert pair.core.outgoing() == b""
+    pair.answer(pair.open())
+
+
+@pytest.mark.parametrize("status", [b"204", b"304"])
+def test_content_length_of_a_response_without_body_is_no_error(status: bytes) -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.server.send_headers(
+        stream.id, [(b":status", status), (b"content-length", b"100")], end_stream=True
+    )
+    pair.talk()
+    assert (stream.complete, stream.error) == (True, None)
+
+
+def test_content_length_of_the_answer_to_head_is_no_error() -> None:
+    pair = Pair()
+    stream = pair.open(HEAD)
+    pair.answer(stream, (b"content-length", b"100"))
+    assert (stream.complete, stream.error) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("length", "body"), [(b"3", b"ab"), (b"3", b"abcd"), (b"-1", b"a"), (b"1_0", b"a")]
+)
+def test_a_wrong_content_length_ends_its_stream_only(length: bytes, body: bytes) -> None:
+    pair = Pair()
+    stream, other = pair.open(), pair.open()
+    block = Encoder().encode([(b":status", b"200"), (b"content-length", length)])
+    pair.raw(frame(1, block, stream.id, 4) + frame(0, body, stream.id, 1))
+    assert stream.error is not None
+    assert stream.error.reason is ResetReason.PROTOCOL_ERROR
+    assert pair.core.broken is None
+    assert other.error is None
+
+
+def test_interim_responses_are_skipped_and_bounded() -> None:
+    pair = Pair()
+    stream, endless = pair.open(), pair.open()
+    pair.server.send_headers(stream.id, [(b":status", b"103"), (b"link", b"x")])
+    pair.answer(stream)
+    assert (stream.status, stream.headers, stream.complete) == (200, [], True)
+    for _ in range(MAX_INTERIM + 1):
+        pair.server.send_headers(endless.id, [(b":status", b"103")])
+    pair.talk()
+    assert endless.error is not None
+    assert endless.error.reason is ResetReason.PROTOCOL_ERROR
+
+
+FLOODS = {
+    "ping": frame(6, bytes(8)),
+    "settings": frame(4, b""),
+    "priority": frame(2, b"\0\0\0\0\x10", 1),
+    "window update": frame(8, b"\0\0\0\1"),
+    "empty data": frame(0, b"", 1),
+    "unknown": frame(0xFA, b"x"),
+    "reset of a closed stream": frame(3, bytes(4), 1),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_end_the_connection_and_are_borne_when_slow(name: str) -> None:
+    flood = FLOODS[name]
+
+    def start() -> tuple[Pair, Stream]:
+        pair = Pair()
+        stream = pair.open()
+        pair.raw(frame(1, Encoder().encode([(b":status", b"200")]), 1, 4))
+        pair.core.outgoing()
+        return pair, stream
+
+    pair, stream = start()
+    answers = 0
+    for _ in range(5 * IDLE_FRAMES):
+        pair.raw(flood)
+        answers += len(pair.core.outgoing())
+        if pair.core.broken is not None:
+            break
+    slow, _ = start()
+    for _ in range(3 * IDLE_FRAMES):
+        slow.now += 2.0 / IDLE_FRAMES_PER_S
+        slow.raw(flood)
+        slow.core.outgoing()
+    if name == "reset of a closed stream":
+        assert answers < 100  # costs nothing, leaves nothing behind
+        return
+    assert pair.core.broken is not None
+    assert pair.core.broken.reason is ResetReason.PROTOCOL_ERROR
+    assert stream.error is not None
+    assert answers <= 40 * IDLE_FRAMES
+    assert slow.core.broken is None
+
+
+def test_a_continuation_flood_ends_the_connection() -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.raw(frame(1, b"", stream.id))
+    for _ in range(200):
+        pair.raw(frame(9, b"", stream.id))
+    assert pair.core.broken is not None
+    assert stream.error is not None
+
+
+def test_a_header_bomb_ends_the_connection() -> None:
+    pair = Pair()
+    stream = pair.open()
+    encoder = Encoder()
+    block = encoder.encode([(b":status", b"200"), *[(b"x", b"y" * 4000)] * 60])
+    assert len(block) < 10_000
+    pair.raw(frame(1, block, stream.id, 4))
+    assert pair.core.broken is not None
+    assert stream.error is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        frame(5, b"\0\0\0\2", 1, 4),  # PUSH_PROMISE
+        frame(0, b"x", 9),  # DATA on a stream that was never opened
+        frame(8, bytes(4)),  # WINDOW_UPDATE of nothing
+        frame(6, b"short"),
+        frame(4, b"\0\4\xff\xff\xff\xff"),
+    ],
+)
+def test_violations_end_the_connection_with_a_protocol_error(data: bytes) -> None:
+    pair = Pair()
+    stream = pair.open()
+    assert pair.raw(data + bytes(20)) == [stream]
+    assert pair.core.broken is not None
+    assert pair.core.broken.reason is ResetReason.PROTOCOL_ERROR
+    assert pair.core.outgoing()[:9]  # GOAWAY says so
+    assert pair.raw(b"more") == []
+
+
+def _conversation() -> tuple[Pair, list[Stream], bytes]:
+    pair = Pair()
+    streams = [pair.open() for _ in range(3)]
+    wire = b""
+    for number, stream in enumerate(streams):
+        pair.server.send_headers(stream.id, [(b":status", b"103")])
+        pair.server.send_headers(stream.id, [(b":status", b"20%d" % number), (b"n", b"v")])
+    for _ in range(3):
+        for stream in streams:
+            pair.server.send_data(stream.id, b"data%d" % stream.id)
+    pair.server.ping(b"12345678")
+    for stream in streams[:2]:
+        pair.server.send_headers(stream.id, [(b"t", b"%d" % stream.id)], end_stream=True)
+    pair.server.reset_stream(streams[2].id, ErrorCodes.INTERNAL_ERROR)
+    wire += pair.server.data_to_send()
+    return pair, streams, wire
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 400), max_size=12))
+def test_any_split_of_the_bytes_gives_the_same_streams(cuts: list[int]) -> None:
+    pair, streams, wire = _conversation()
+    edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
+    for start, end in itertools.pairwise(edges):
+        pair.raw(wire[start:end])
+    assert [s.status for s in streams] == [200, 201, 202]
+    assert [s.take() for s in streams] == [b"data%d" % s.id * 3 for s in streams]
+    assert [s.trailers for s in streams[:2]] == [[(b"t", b"1")], [(b"t", b"3")]]
+    assert [s.complete for s in streams] == [True, True, False]
+    assert streams[2].error is not None
+    assert pair.core.streams == {}
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 8))
+def test_damaged_bytes_never_raise(junk: bytes, place: int, cut: int) -> None:
+    pair, streams, wire = _conversation()
+    place = min(place, len(wire))
+    touched = pair.raw(wire[:place] + junk + wire[place + cut :])
+    pair.core.outgoing()
+    assert set(touched) <= set(streams)
+    if pair.core.broken is not None:
+        assert all(s.complete or s.error is not None for s in streams)
