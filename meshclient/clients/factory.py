@@ -86,7 +86,7 @@ class Engines:
 
     def close(self) -> None:
         """End every connection; calls in flight fail. Idempotent, from any thread."""
-        for (_colour, _), engine in self._take():
+        for _, engine in self._take():
             engine.close()
 
     async def aclose(self) -> None:

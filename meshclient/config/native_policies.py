@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
-from meshclient.config.native_shapes import LB_POLICIES, OUTLIER_FLAG
 from meshclient.config.native_proxy import read_proxy
+from meshclient.config.native_shapes import LB_POLICIES, OUTLIER_FLAG
 from meshclient.config.native_tls import read_tls
 from meshclient.config.native_values import (
     finish,

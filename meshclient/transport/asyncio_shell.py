@@ -97,6 +97,10 @@ class AsyncConnection(TimedProtocol):
             # answer. The loop has not looked since; the kernel knows.
             self.abort()
             raise NotWrittenError
+        if self.closed:
+            self.forget()  # it ended before the pool knew of it
+            message = "the server closed the connection, or spoke, before the request"
+            raise WireError(ResetReason.CONNECTION_TERMINATION, False, message)
         self.requests += 1
         self._busy = True
         self._reusable = not encoded.close

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
 import pytest
 from abuse_support import CHUNKED, CUT, OK, REFUSED, SHELLS, Peer, answer, both, get, hostile, stay
-from engine_support import RawServer, soon
+from engine_support import LOOPS, RawServer, counts, soon, target, using
 
+from meshclient.transport.async_engine import AsyncEngine
 from meshclient.transport.http1 import MAX_HEADERS, MAX_INTERIM
+from meshclient.transport.http1_request import encode_request
+from meshclient.transport.interface import WireError
 
 LINE = b"A: " + b"b" * 1000 + b"\r\n"
 
@@ -146,8 +150,8 @@ def test_a_huge_length_costs_nothing(shell: str) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_an_answer_before_the_first_request(shell: str) -> None:
-    """On a new connection nobody can tell it from a fast answer (HTTP/1.1 has no identifiers);
-    a server that is overloaded says so and closes."""
+    """It is the answer, or (seen before the request was written) an error; a server that
+    is overloaded says so and closes."""
 
     def script(peer: Peer) -> None:
         if peer.number == 1:
@@ -158,4 +162,28 @@ def test_an_answer_before_the_first_request(shell: str) -> None:
             peer.send(answer(b"fresh"))
 
     with RawServer(script) as server:
-        assert both(shell, server)[:2] == ((503, b"busy"), (200, b"fresh"))
+        first, second, found = both(shell, server)
+    assert first in ((503, b"busy"), CUT)
+    assert (second, found) == ((200, b"fresh"), (1, 0))
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_a_connection_that_ended_before_its_first_request(kind: str) -> None:
+    """Whoever holds it gets an error at once, and the pool forgets it."""
+
+    async def test(engine: AsyncEngine) -> None:
+        await engine.send(target(server), get())
+        (shard,) = engine._shards.values()
+        pool = shard.pools[target(server)]
+        fresh = await shard.connect(pool, target(server), get())
+        fresh.data_received(b"HTTP/1.1 408 T\r\n\r\n")
+        pool.connections.add(fresh)
+        await asyncio.sleep(0.01)
+        with pytest.raises(WireError) as caught:
+            await fresh.exchange(get(), encode_request(get()))
+        assert not caught.value.sent
+        assert fresh not in pool.connections
+        assert counts(engine.stats()) == (1, 0)
+
+    with hostile(answer()) as server:
+        using(kind, test)

@@ -18,6 +18,7 @@ import pytest
 import trio
 from engine_support import HttpServer, Recorded, Reply, certificate
 from servers.proxy import ProxyServer
+from test_engine_fallback import h2_server
 
 from meshclient import Mesh, errors
 
@@ -243,3 +244,17 @@ def test_the_policy_may_ask_for_a_proxy(how, scheme):
         ask(how, document, urls, proxy=f"http://{other.authority}")
         assert len(proxy.asked) == 2
         assert other.asked == [f"GET {server.url}/direct"]
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+def test_http2_is_negotiated_inside_the_tunnel(how, scheme, tmp_path):
+    pair = certificate(tmp_path, "reviews.test")
+    with h2_server(pair) as server, ProxyServer() as proxy:
+        endpoint = f"127.0.0.1:{server.port}"
+        document = {"version": 1, "services": {"reviews.test": {"endpoints": [endpoint]}}}
+        urls = ["https://reviews.test/a", "https://reviews.test/b"]
+        options = {"verify": pair[0], "proxy": f"{scheme}://{proxy.authority}", "http2": True}
+        answers = ask(how, document, urls, **options)
+        assert [(a.http_version, a.text) for a in answers] == [("HTTP/2", "/a"), ("HTTP/2", "/b")]
+        assert len(proxy.asked) == 1

@@ -1,5 +1,7 @@
 """WebSockets (httpx-ws over the mesh's transport) and server-sent events, as they arrive."""
 
+# ruff: noqa: SIM117 - the levels show what is closed when
+
 from __future__ import annotations
 
 import asyncio

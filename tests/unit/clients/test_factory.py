@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from meshclient import Mesh, errors
-from meshclient.clients.factory import Engines
+from meshclient.clients.factory import Engines, _place
 from meshclient.transport.interface import Target
 
 DOCUMENT = {"version": 1, "services": {}}
@@ -76,7 +76,8 @@ def test_only_what_left_is_drained(made):
     engines.get("sync")
     engines.drain(set())
     assert made[0][3].told == []
-    engines.drain({("10.0.0.2", 80), ("10.0.0.3", 80)})
+    gone, other = Target("10.0.0.2", 80), Target("10.0.0.3", 80)
+    engines.drain({_place(gone), _place(other)})
     assert made[0][3].told == [["10.0.0.1:80"]]
 
 
