@@ -145,9 +145,7 @@ def certificate(folder: Path, name: str) -> tuple[str, str]:
     return certificate, key
 
 
-def using(
-    kind: str, test: Callable[[AsyncEngine], Awaitable[None]], limit_s: float = 20
-) -> None:
+def using(kind: str, test: Callable[[AsyncEngine], Awaitable[None]], limit_s: float = 20) -> None:
     """Run ``test`` with an engine that is closed afterwards, and leave nothing behind."""
 
     async def run() -> None:
