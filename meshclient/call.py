@@ -24,11 +24,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from meshclient import errors
-from meshclient.model.headers import RawHeaders
-from meshclient.model.outcome import CONNECT_FAILURES, Outcome, OutcomeKind, ResetReason
+from meshclient.attempt import Attempt
+from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, upstream_body
+from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.report import CallReport
 from meshclient.model.request import LocalReply, RequestHead
-from meshclient.model.retry import RetryPolicy
+from meshclient.model.retry import IDEMPOTENT_METHODS, RetryPolicy
 from meshclient.model.routes import ForwardAction, WeightedCluster
 from meshclient.resilience import (
     RetryState,
@@ -44,99 +45,11 @@ from meshclient.resilience import (
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
-    from meshclient.model.cluster import ConnectionOptions
-    from meshclient.model.endpoint import Endpoint
     from meshclient.plane import ClusterState, Plane
     from meshclient.routing import CompiledRoute
 
 _EXPECTED_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 _ATTEMPT_COUNT = b"x-envoy-attempt-count"
-
-
-class Attempt:
-    """One try of a call at one endpoint. Close it exactly once; more is harmless.
-
-    ``response_timeout_s`` runs from the moment the request is written,
-    connecting not included (Envoy's per-try timeout); ``deadline`` is an
-    absolute bound on everything, the response body included. ``by_caller``: the
-    response timeout is what was left of the caller's own limit; ``by_idle`` (set
-    by the driver): the bound on each read is the route's idle timeout. ``kind`` is
-    the classification that every other policy reads; None while the try is open.
-    """
-
-    __slots__ = (
-        "_closed",
-        "by_caller",
-        "by_idle",
-        "call",
-        "cluster_state",
-        "deadline",
-        "duration_s",
-        "headers",
-        "kind",
-        "number",
-        "outcome",
-        "response_timeout_s",
-        "started",
-        "state",
-        "status",
-    )
-
-    def __init__(
-        self,
-        call: Call,
-        state: EndpointState,
-        cluster_state: ClusterState,
-        number: int,
-        now: float,
-    ) -> None:
-        self.call = call
-        self.state = state
-        self.cluster_state = cluster_state
-        self.number = number
-        self.started = now
-        self.duration_s = 0.0
-        self.status = 0
-        self.outcome = "open"
-        self.kind: OutcomeKind | None = None
-        self.headers: RawHeaders = call.head.headers.raw
-        self.response_timeout_s: float | None = None
-        self.deadline: float | None = None
-        self.by_caller = False
-        self.by_idle = False
-        self._closed = False
-
-    @property
-    def cluster(self) -> str:
-        """Name of the cluster, for reports."""
-        return self.cluster_state.cluster.name
-
-    @property
-    def endpoint(self) -> str:
-        """``address:port``, for reports."""
-        return self.state.key
-
-    @property
-    def peer(self) -> Endpoint:
-        """Where to send the request."""
-        return self.state.endpoint
-
-    @property
-    def connection(self) -> ConnectionOptions:
-        """How connections to the endpoint live."""
-        return self.cluster_state.cluster.policy.connection
-
-    def close(self, now: float) -> None:  # noqa: ARG002 - part of the contract; EWMA reads it
-        """The response body (or the failed try) is done with; the slot is free."""
-        if not self._closed:
-            self._closed = True
-            self.state.release()
-            requests = self.cluster_state.requests
-            if requests is not None:
-                requests.release()
-
-    def __repr__(self) -> str:
-        return f"<Attempt {self.number} {self.endpoint} {self.outcome}>"
 
 
 class Call:
@@ -322,7 +235,7 @@ class Call:
         if requests is not None and not requests.acquire():
             raise self._overflow(state, cluster, now)
         state.acquire()
-        attempt = Attempt(self, state, cluster, len(tries) + 1, now)
+        attempt = Attempt(self.head.headers.raw, state, cluster, len(tries) + 1, now)
         tries.append(attempt)
         route = self.route
         if route is not None:
@@ -338,7 +251,7 @@ class Call:
         self, state: EndpointState, cluster: ClusterState, now: float
     ) -> errors.CallError:
         """Too many requests in flight: the try ends before it begins, and is not repeated."""
-        attempt = Attempt(self, state, cluster, len(self.attempts) + 1, now)
+        attempt = Attempt(self.head.headers.raw, state, cluster, len(self.attempts) + 1, now)
         attempt._closed = True  # it was never counted in
         attempt.kind = OutcomeKind.IGNORED
         self.attempts.append(attempt)
@@ -379,9 +292,9 @@ class Call:
             else:
                 expected = _expected(timeout_s, per_try_s, now - self._started)
             if expected is not None:
-                _replace(attempt, _EXPECTED_TIMEOUT, expected)
+                attempt.set_header(_EXPECTED_TIMEOUT, expected)
         if self._count_attempts:
-            _replace(attempt, _ATTEMPT_COUNT, b"%d" % attempt.number)
+            attempt.set_header(_ATTEMPT_COUNT, b"%d" % attempt.number)
 
     def _take_host(self, attempt: Attempt, route: CompiledRoute) -> None:
         """Envoy's ``auto_host_rewrite``: the picked endpoint's own host name."""
@@ -489,11 +402,9 @@ class Call:
             return
         attempt.outcome = outcome.reset.value
         kind = self._error_class(attempt, outcome, now)
-        error = self._reset(kind, _WORDS[kind], outcome)
+        error = self._reset(kind, WORDS[kind], outcome)
         if not issubclass(kind, errors.CallTimeout):
-            prefix = "upstream connect error or disconnect/reset before headers. "
-            again = "retried and the latest " if len(self.attempts) > 1 else ""
-            error.body = f"{prefix}{again}reset reason: {outcome.reset.value}"
+            error.body = upstream_body(outcome.reset, len(self.attempts))
 
     def may_resend(self) -> bool:
         """Whether the same try may go out again, after a kept-alive connection ended
@@ -505,7 +416,10 @@ class Call:
         """
         if not self.replayable:
             return False
-        if self.head.method not in _IDEMPOTENT and "idempotency-key" not in self.head.headers:
+        if (
+            self.head.method not in IDEMPOTENT_METHODS
+            and "idempotency-key" not in self.head.headers
+        ):
             return False
         self.notes = (*self.notes, "sent again: the server had closed the kept-alive connection")
         return True
@@ -514,9 +428,7 @@ class Call:
         """The error of a request that cannot be put on the wire: final, and the
         endpoint has no part in it."""
         attempt.duration_s = now - attempt.started
-        attempt.outcome = "invalid request"
-        attempt.kind = OutcomeKind.IGNORED
-        attempt.close(now)
+        attempt.end("invalid request", OutcomeKind.IGNORED)
         error = self._fail(errors.InvalidRequest, f"the request cannot be sent: {cause}")
         error.__cause__ = cause
         return error
@@ -524,16 +436,14 @@ class Call:
     def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
         """The error of a try whose connection cannot be secured as the policy
         says: final, nothing was sent, and the endpoint has no part in it."""
-        attempt.outcome = "refused"
-        attempt.kind = OutcomeKind.IGNORED
-        attempt.close(attempt.started)
+        attempt.end("refused", OutcomeKind.IGNORED)
         return self._fail(errors.SecurityError, f"the call is refused, never sent in plain: {why}")
 
     def break_off(self, outcome: Outcome) -> errors.CallError:
         """The error of a response body that ended early: final, whatever the policy says."""
         assert outcome.reset is not None
         self.attempts[-1].outcome = outcome.reset.value
-        kind = _BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
+        kind = BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
         return self._reset(kind, "the response body broke off", outcome)
 
     def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
@@ -541,8 +451,8 @@ class Call:
         cause = " ".join(str(outcome.error or "").split())
         error = self._fail(kind, f"{what}: {cause}" if cause else what)
         error.__cause__ = outcome.error
-        if outcome.reset in _RESET_FLAGS:
-            error.flag = _RESET_FLAGS[outcome.reset]
+        if outcome.reset in RESET_FLAGS:
+            error.flag = RESET_FLAGS[outcome.reset]
         return error
 
     def _error_class(
@@ -551,7 +461,7 @@ class Call:
         reset = outcome.reset
         if reset is not ResetReason.PER_TRY_TIMEOUT:
             assert reset is not None
-            return _RESET_ERRORS.get(reset, errors.UpstreamReset)
+            return RESET_ERRORS.get(reset, errors.UpstreamReset)
         if self._caller_gave_up(attempt, outcome, now):
             return errors.DeadlineExceeded
         if self.per_try_s is not None:
@@ -627,37 +537,6 @@ class Call:
 #: A strategy on a route without a policy: it alone decides what is repeated.
 _STRATEGY_ONLY = RetryPolicy(frozenset(), num_retries=10)
 
-_RESET_ERRORS: dict[ResetReason, type[errors.CallError]] = {
-    **dict.fromkeys(CONNECT_FAILURES, errors.ConnectFailed),
-    ResetReason.CONNECTION_TIMEOUT: errors.ConnectTimeout,
-    ResetReason.PROTOCOL_ERROR: errors.UpstreamProtocolError,
-    ResetReason.OVERFLOW: errors.Overflow,
-    ResetReason.ROUTE_TIMEOUT: errors.RouteTimeout,
-}
-#: After the response head only the caller's own limit bounds a single wait.
-_BODY_ERRORS: dict[ResetReason, type[errors.CallError]] = {
-    ResetReason.PROTOCOL_ERROR: errors.UpstreamProtocolError,
-    ResetReason.ROUTE_TIMEOUT: errors.RouteTimeout,
-    ResetReason.PER_TRY_TIMEOUT: errors.DeadlineExceeded,
-}
-#: Where the flag depends on more than the class of the error.
-_RESET_FLAGS = {
-    ResetReason.REMOTE_RESET: "UR",
-    ResetReason.REFUSED_STREAM: "UR",
-    ResetReason.CANCELLED: "LR",
-}
-
-_WORDS: dict[type[errors.CallError], str] = {
-    errors.ConnectFailed: "no connection",
-    errors.ConnectTimeout: "connecting took too long",
-    errors.UpstreamReset: "the connection ended before the response",
-    errors.UpstreamProtocolError: "the endpoint did not speak HTTP",
-    errors.Overflow: "a limit is reached",
-    errors.RouteTimeout: "the route's timeout is spent",
-    errors.PerTryTimeout: "no response within the per-try timeout",
-    errors.DeadlineExceeded: "the caller's own time limit is spent",
-}
-
 
 def _expected(timeout_s: float | None, per_try_s: float | None, elapsed_s: float) -> bytes | None:
     expected = expected_timeout_ms(timeout_s, per_try_s, elapsed_s)
@@ -668,13 +547,3 @@ def _expected(timeout_s: float | None, per_try_s: float | None, elapsed_s: float
 def _first_expected(timeout_s: float | None, per_try_s: float | None) -> bytes | None:
     # Nearly every try is a first one, and a policy has few timeouts.
     return _expected(timeout_s, per_try_s, 0.0)
-
-
-#: RFC 9110 section 9.2.2.
-_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
-
-
-def _replace(attempt: Attempt, name: bytes, value: bytes) -> None:
-    """Set one header on this try only; the call's own list stays as it is."""
-    attempt.headers = [pair for pair in attempt.headers if pair[0].lower() != name]
-    attempt.headers.append((name, value))

@@ -20,8 +20,9 @@ from meshclient.transport.tls_policy import TWICE, context_of, server_name
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from meshclient.attempt import Attempt
     from meshclient.balancing import EndpointState
-    from meshclient.call import Attempt, Call
+    from meshclient.call import Call
     from meshclient.clients.families import Family
     from meshclient.model.cluster import TlsSettings
     from meshclient.model.endpoint import Endpoint
@@ -215,19 +216,20 @@ class Targets:
         self._tls: dict[tuple[EndpointState, str], Target] = {}
         self._secure: dict[tuple[EndpointState, TlsIdentity], Target] = {}
 
-    def of(self, attempt: Attempt, head: RequestHead, request: Any) -> Target:
+    def of(self, call: Call, attempt: Attempt, request: Any) -> Target:
         """The pool key of a try."""
+        head = call.head
         state = attempt.state
         if head.scheme != "https":
             target: Target | None = state.wire
             if target is None:
                 tls = _originated(attempt)
                 if tls is not None:
-                    return self._secured(attempt, head, tls)
+                    return self._secured(call, attempt, tls)
                 target = state.wire = _wire_target(attempt, None, _protocol(attempt))
             return target
         if _originated(attempt) is not None:
-            raise attempt.call.refuse(attempt, TWICE)
+            raise call.refuse(attempt, TWICE)
         name = request.extensions.get("sni_hostname") or head.dialled
         found = self._tls.get((state, name))
         # Another object means another answer of the name's DNS.
@@ -238,16 +240,16 @@ class Targets:
             self._tls[state, name] = found
         return found
 
-    def _secured(self, attempt: Attempt, head: RequestHead, tls: TlsSettings) -> Target:
+    def _secured(self, call: Call, attempt: Attempt, tls: TlsSettings) -> Target:
         """An endpoint that the policy wants spoken to over TLS, for a caller who need not know."""
         protocol = _protocol(attempt)
         context = _context(attempt.cluster_state, protocol)
         problem = context.problem()
         if problem:
-            raise attempt.call.refuse(attempt, problem)
+            raise call.refuse(attempt, problem)
         state = attempt.state
         identity = TlsIdentity(
-            server_name(attempt.cluster_state.cluster, tls, head.authority), context
+            server_name(attempt.cluster_state.cluster, tls, call.head.authority), context
         )
         found = self._secure.get((state, identity))
         # Another object means another answer of the name's DNS.

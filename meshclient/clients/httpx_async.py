@@ -22,7 +22,7 @@ from meshclient.transport.interface import InvalidRequest, WireError
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from meshclient.call import Attempt
+    from meshclient.attempt import Attempt
     from meshclient.clients.proxies import Proxies
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.async_engine import AsyncEngine
@@ -104,7 +104,7 @@ class AsyncMeshTransport:
             wire: AsyncWireResponse | None = None
             try:
                 wire = await self._engine.send(
-                    self._targets.of(attempt, call.head, request),
+                    self._targets.of(call, attempt, request),
                     common.wire_request(call, attempt, body, timeouts),
                 )
                 outcome = Outcome(wire.status, HeaderMap(wire.headers))

@@ -21,7 +21,7 @@ from meshclient.transport.interface import InvalidRequest, WireError
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from meshclient.call import Attempt
+    from meshclient.attempt import Attempt
     from meshclient.clients.proxies import Proxies
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.interface import SyncWireResponse
@@ -92,7 +92,7 @@ class MeshTransport:
             wire: SyncWireResponse | None = None
             try:
                 wire = self._engine.send(
-                    self._targets.of(attempt, call.head, request),
+                    self._targets.of(call, attempt, request),
                     common.wire_request(call, attempt, body, timeouts),
                 )
                 outcome = Outcome(wire.status, HeaderMap(wire.headers))

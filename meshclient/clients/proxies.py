@@ -15,8 +15,9 @@ from meshclient.transport.interface import Target, WireRequest
 from meshclient.transport.proxy import Proxy, parse_proxy
 
 if TYPE_CHECKING:
+    from meshclient.attempt import Attempt
     from meshclient.balancing import EndpointState
-    from meshclient.call import Attempt
+    from meshclient.call import Call
     from meshclient.clients.http_common import Targets
     from meshclient.model.request import RequestHead
 
@@ -172,9 +173,10 @@ class ProxiedTargets:
         self._proxies = proxies
         self._made: dict[tuple[EndpointState, Target, str], Target] = {}
 
-    def of(self, attempt: Attempt, head: RequestHead, request: Any) -> Target:
+    def of(self, call: Call, attempt: Attempt, request: Any) -> Target:
         """The pool key of a try."""
-        direct = self._targets.of(attempt, head, request)
+        head = call.head
+        direct = self._targets.of(call, attempt, request)
         if direct.proxy is not None or direct.unix_path is not None:
             return direct
         key = (attempt.state, direct, head.scheme)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from meshclient import errors
-from meshclient.call import Attempt, Call
+from meshclient.attempt import Attempt
+from meshclient.call import Call
 from meshclient.mesh import Mesh
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import CONNECT_FAILURES, Outcome, ResetReason

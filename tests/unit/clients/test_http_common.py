@@ -437,9 +437,9 @@ def test_plain_targets_live_on_the_endpoints_state():
     attempt = call.next_attempt(0.0)
     targets = common.Targets(unused)
     request = httpx.Request("GET", "http://a.test/")
-    target = targets.of(attempt, call.head, request)
+    target = targets.of(call, attempt, request)
     assert (target.address, target.port, target.tls) == ("10.0.0.1", 80, None)
-    assert targets.of(attempt, call.head, request) is target
+    assert targets.of(call, attempt, request) is target
 
 
 def test_tls_targets_are_per_name_and_bounded(monkeypatch):
@@ -452,11 +452,11 @@ def test_tls_targets_are_per_name_and_bounded(monkeypatch):
 
     def of(name: str) -> Any:
         request = httpx.Request("GET", "https://a.test/", extensions={"sni_hostname": name})
-        return targets.of(attempt, call.head, request)
+        return targets.of(call, attempt, request)
 
     assert of("one") is of("one") != of("two")
     for number in range(10):
         assert of(f"n{number}").tls is not None
         assert len(targets._tls) <= 3
-    plain = targets.of(attempt, call.head, httpx.Request("GET", "https://a.test/"))
+    plain = targets.of(call, attempt, httpx.Request("GET", "https://a.test/"))
     assert "a.test" in repr(plain.tls)
