@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class SyncUpgradedResponse(SyncWireResponse):
     """A 101: without a body, and open in both directions until ``close``."""
 
-    __slots__ = ("_connection", "_first", "_lock", "_reader", "_writer")
+    __slots__ = ("_closed", "_connection", "_first", "_lock", "_reader", "_users", "_writer")
 
     def __init__(self, connection: SyncConnection, parser: ResponseParser) -> None:
         super().__init__(
@@ -38,6 +38,8 @@ class SyncUpgradedResponse(SyncWireResponse):
         self._first = parser.upgraded or b""
         # OpenSSL's objects are for one thread at a time; held for no wait.
         self._lock = threading.Lock()
+        self._closed = False
+        self._users = 0  # threads inside an operation
         self._reader = connection.readiness
         self._writer = Readiness(connection.sock)
 
@@ -61,6 +63,7 @@ class SyncUpgradedResponse(SyncWireResponse):
 
     def _do(self, ready: Readiness, timeout: float | None, write: bool, operation: Any) -> Any:
         until = None if timeout is None else time.monotonic() + timeout
+        self._enter()
         try:
             while True:
                 try:
@@ -73,8 +76,23 @@ class SyncUpgradedResponse(SyncWireResponse):
                     raise timeout_error("write" if write else "read", True)
         except ssl.SSLZeroReturnError:
             return b""
-        except (OSError, ValueError) as error:  # ValueError: poll on a socket closed meanwhile
+        except OSError as error:
             raise _broken(error) from error
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise _broken("it is closed")
+            self._users += 1
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closed and not self._users
+        if last:
+            self._connection.close()
 
     def start_tls(
         self,
@@ -99,9 +117,15 @@ class SyncUpgradedResponse(SyncWireResponse):
         return self
 
     def close(self) -> None:
-        # Another thread may wait in here: it wakes through the end of the stream.
+        with self._lock:
+            self._closed = True
+            idle = not self._users
+        # Another thread may wait in here, or be about to: it sees the end of the
+        # stream, and closes the socket as it leaves. Closed under it, the number it
+        # polls could be another file's by then, and it would wait for that one.
         self._connection.cancel()
-        self._connection.close()
+        if idle:
+            self._connection.close()
         self.finish()
 
 
@@ -111,5 +135,5 @@ def _wants_write(error: Exception, write: bool) -> bool:
     return write or isinstance(error, ssl.SSLWantWriteError)
 
 
-def _broken(error: Exception) -> WireError:
+def _broken(error: Exception | str) -> WireError:
     return WireError(ResetReason.CONNECTION_TERMINATION, True, f"the stream broke: {error}")

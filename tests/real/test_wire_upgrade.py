@@ -119,6 +119,30 @@ def test_closing_wakes_a_reader(engine: SyncEngine) -> None:
         stream.close()
 
 
+def test_a_reader_never_polls_a_number_that_is_free(engine: SyncEngine) -> None:
+    """Closed by another thread between a look and the wait: the socket outlives the wait."""
+    with RawServer(echo) as server:
+        stream = engine.send(target(server), ask())
+        assert isinstance(stream, SyncUpgradedResponse)
+        stream.read(64)
+        sock = stream._connection.sock
+        wait = stream._reader.wait
+        during: list[int] = []
+
+        class CloseFirst:
+            def wait(self, read: bool, write: bool, timeout: float | None) -> bool:
+                stream.close()
+                during.append(sock.fileno())
+                return wait(read, write, timeout)
+
+        stream._reader = CloseFirst()  # type: ignore[assignment]
+        assert stream.read(1, 10.0) == b""
+        assert during[0] >= 0
+        assert sock.fileno() == -1
+        with pytest.raises(WireError, match="closed"):
+            stream.read(1, 10.0)
+
+
 @pytest.mark.parametrize("kind", LOOPS)
 def test_both_directions_async(kind: str) -> None:
     async def test(engine: AsyncEngine) -> None:
