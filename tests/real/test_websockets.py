@@ -62,6 +62,7 @@ def echo(peer: Peer) -> None:
     """A WebSocket server: greets at once, then sends back what it is told."""
     connection = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
     connection.receive_data(peer.read_head())
+    text, data = "", b""
     while True:
         for event in connection.events():
             if isinstance(event, ws.Request):
@@ -72,18 +73,24 @@ def echo(peer: Peer) -> None:
                 greeting = connection.send(ws.AcceptConnection())
                 peer.send(greeting + connection.send(ws.TextMessage("welcome")))
             elif isinstance(event, ws.TextMessage):
-                peer.send(connection.send(ws.TextMessage(event.data[::-1])))
+                text += event.data  # a piece: as much as one read brought
+                if event.message_finished:
+                    peer.send(connection.send(ws.TextMessage(text[::-1])))
+                    text = ""
             elif isinstance(event, ws.BytesMessage):
-                peer.send(connection.send(ws.BytesMessage(bytes(event.data))))
+                data += bytes(event.data)
+                if event.message_finished:
+                    peer.send(connection.send(ws.BytesMessage(data)))
+                    data = b""
             elif isinstance(event, ws.Ping):
                 peer.send(connection.send(event.response()))
             elif isinstance(event, ws.CloseConnection):
                 peer.send(connection.send(event.response()))
                 return
-        data = peer.sock.recv(65536)
-        if not data:
+        received = peer.sock.recv(65536)
+        if not received:
             return
-        connection.receive_data(data)
+        connection.receive_data(received)
 
 
 def run_async(how: str, function: Callable[[], Any]) -> None:
