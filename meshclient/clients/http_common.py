@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
+from meshclient.call import Call
 from meshclient.clients.families import family_of
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, ResetReason
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
     from meshclient.attempt import Attempt
     from meshclient.balancing import EndpointState
-    from meshclient.call import Call
     from meshclient.clients.families import Family
+    from meshclient.clients.runtime import Runtime
     from meshclient.model.cluster import TlsSettings
     from meshclient.model.endpoint import Endpoint
     from meshclient.plane import ClusterState
+    from meshclient.transport.interface import WireResponse
     from meshclient.transport.tls_context import RotatingContext
 
 #: Packages whose transport API the drivers speak.
@@ -115,6 +117,19 @@ def _can_seek(file: Any) -> bool:
     return hasattr(file, "seek") if seekable is None else bool(seekable())
 
 
+def new_call(runtime: Runtime, request: Any, replayable: bool, now: float) -> Call:
+    """The decision core's side of one request. Raises ClosedError."""
+    return Call(
+        runtime.current(),
+        request_head(request),
+        now,
+        runtime.rand,
+        replayable,
+        strategies=runtime.strategies,
+        wall_clock=runtime.wall_clock,
+    )
+
+
 def caller_timeouts(request: Any, call: Call, unstated_yields: bool) -> Mapping[str, float | None]:
     """The caller's own limits in seconds; absent or None means none.
 
@@ -172,6 +187,38 @@ def failure(attempt: Attempt, error: WireError) -> Outcome:
 def body_error(call: Call, error: WireError) -> errors.CallError:
     """A failure after the response head: final, whatever the policy says."""
     return call.break_off(failure(call.attempts[-1], error))
+
+
+def wire_response(
+    family: Family, call: Call, attempt: Attempt, wire: WireResponse, stream: Any, network: Any
+) -> Any:
+    """The endpoint's response as the family's own, with the route's response edits."""
+    headers = wire.headers
+    route = call.route
+    if route is not None and route.has_response_edits:
+        edited = HeaderMap(headers)
+        route.edit_response(edited, call.head, call.weighted, wire.status, attempt.endpoint)
+        headers = edited.raw
+    return family.response(
+        wire.status,
+        headers=headers,
+        stream=stream,
+        extensions={
+            "http_version": wire.http_version,
+            "reason_phrase": wire.reason,
+            "network_stream": network,
+            "meshclient": call.report,
+        },
+    )
+
+
+def failed(
+    runtime: Runtime, family: Family, request: Any, call: Call, error: errors.CallError
+) -> Any:
+    """A call without a response: raised, or answered as Envoy would."""
+    if runtime.respond:
+        return local_response(family, request, reply_to(error, call), call)
+    raise family.error(error, request) from error.__cause__
 
 
 def local_response(family: Family, request: Any, reply: LocalReply, call: Call) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
-from meshclient.call import Call
 from meshclient.clients import http_common as common
 from meshclient.clients.families import Family, family_of
 from meshclient.clients.network_stream import SyncNetworkStream
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from meshclient.attempt import Attempt
+    from meshclient.call import Call
     from meshclient.clients.proxies import Proxies
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.interface import SyncWireResponse
@@ -58,15 +58,7 @@ class MeshTransport:
         family = family_of(request)
         body, replayable = common.body_of(request, family)
         now = runtime.clock()
-        call = Call(
-            runtime.current(),
-            common.request_head(request),
-            now,
-            runtime.rand,
-            replayable,
-            strategies=runtime.strategies,
-            wall_clock=runtime.wall_clock,
-        )
+        call = common.new_call(runtime, request, replayable, now)
         if call.reply is not None:
             return common.local_response(family, request, call.reply, call)
         timeouts = common.caller_timeouts(request, call, self._unstated_yields)
@@ -76,7 +68,7 @@ class MeshTransport:
         try:
             attempt, wire = self._run(call, request, body, timeouts, now)
         except errors.CallError as error:
-            return self._failed(family, request, call, error)
+            return common.failed(runtime, family, request, call, error)
         except BaseException:
             call.abandon(runtime.clock())
             raise
@@ -121,34 +113,14 @@ class MeshTransport:
     def _response(
         self, family: Family, request: Any, call: Call, attempt: Attempt, wire: SyncWireResponse
     ) -> Any:
-        headers = wire.headers
-        route = call.route
-        if route is not None and route.has_response_edits:
-            edited = HeaderMap(headers)
-            route.edit_response(edited, call.head, call.weighted, wire.status, attempt.endpoint)
-            headers = edited.raw
         content = wire.content
         if content is not None:
             attempt.close(self._runtime.clock())
             stream = family.byte_stream(content)
         else:
             stream = family.sync_stream(_Exchange(self, family, request, call, attempt, wire))
-        return family.response(
-            wire.status,
-            headers=headers,
-            stream=stream,
-            extensions={
-                "http_version": wire.http_version,
-                "reason_phrase": wire.reason,
-                "network_stream": _network_stream(wire, family),
-                "meshclient": call.report,
-            },
-        )
-
-    def _failed(self, family: Family, request: Any, call: Call, error: errors.CallError) -> Any:
-        if self._runtime.respond:
-            return common.local_response(family, request, common.reply_to(error, call), call)
-        raise family.error(error, request) from error.__cause__
+        network = _network_stream(wire, family)
+        return common.wire_response(family, call, attempt, wire, stream, network)
 
     def close(self) -> None:
         """Nothing to free; see the class."""

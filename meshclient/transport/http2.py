@@ -148,10 +148,6 @@ class Http2Core:
         allowed = self._connection.remote_settings.max_concurrent_streams
         return min(allowed, MAX_STREAMS) - len(self.streams)
 
-    def stream_limit(self) -> int:
-        """Streams at a time as the peer allows them."""
-        return min(self._connection.remote_settings.max_concurrent_streams, MAX_STREAMS)
-
     def open(self, headers: list[tuple[bytes, bytes]], end: bool) -> Stream:
         """Send a request head. Raises InvalidRequest for one that the peer refuses to take."""
         connection = self._connection

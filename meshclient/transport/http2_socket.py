@@ -31,7 +31,7 @@ from meshclient.transport.interface import (
     closed_error,
     timeout_error,
 )
-from meshclient.transport.readiness import WOULD_BLOCK, Readiness
+from meshclient.transport.readiness import WOULD_BLOCK, Readiness, socket_info
 from meshclient.transport.socket_shell import NotWrittenError
 from meshclient.transport.socket_upload import pieces_of
 
@@ -326,16 +326,7 @@ class SyncHttp2Connection:
 
     def get_extra_info(self, name: str) -> Any:
         """See WireResponse.get_extra_info."""
-        with suppress(OSError):
-            if name == "socket":
-                return self.sock
-            if name == "ssl_object":
-                return self.sock if isinstance(self.sock, ssl.SSLSocket) else None
-            if name == "client_addr":
-                return self.sock.getsockname()
-            if name == "server_addr":
-                return self.sock.getpeername()
-        return None
+        return socket_info(self.sock, name)
 
 
 def _deadline(request: WireRequest) -> float:

@@ -14,7 +14,8 @@ import select
 import socket
 import ssl
 import time
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 RECEIVE: Final = 64 * 1024
 WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -104,6 +105,21 @@ class Readiness:
         left = None if until == math.inf else until - time.monotonic()
         if not self.wait(reading, not reading, left):
             raise TimeoutError
+
+
+def socket_info(sock: socket.socket, name: str) -> Any:
+    """``socket``, ``ssl_object``, ``client_addr`` or ``server_addr`` of a blocking
+    shell's connection; None when unknown or gone."""
+    with suppress(OSError):
+        if name == "socket":
+            return sock
+        if name == "ssl_object":
+            return sock if isinstance(sock, ssl.SSLSocket) else None
+        if name == "client_addr":
+            return sock.getsockname()
+        if name == "server_addr":
+            return sock.getpeername()
+    return None
 
 
 def _until(timeout: float | None) -> float:

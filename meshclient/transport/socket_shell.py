@@ -27,7 +27,7 @@ from meshclient.transport.interface import (
     timeout_error,
 )
 from meshclient.transport.pool import Pool
-from meshclient.transport.readiness import Readiness
+from meshclient.transport.readiness import Readiness, socket_info
 from meshclient.transport.socket_upgrade import SyncUpgradedResponse
 from meshclient.transport.socket_upload import upload
 
@@ -216,16 +216,7 @@ class SyncConnection:
 
     def get_extra_info(self, name: str) -> Any:
         """See WireResponse.get_extra_info."""
-        with suppress(OSError):
-            if name == "socket":
-                return self.sock
-            if name == "ssl_object":
-                return self.sock if isinstance(self.sock, ssl.SSLSocket) else None
-            if name == "client_addr":
-                return self.sock.getsockname()
-            if name == "server_addr":
-                return self.sock.getpeername()
-        return None
+        return socket_info(self.sock, name)
 
 
 class SyncStreamingResponse(SyncWireResponse):
