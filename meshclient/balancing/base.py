@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
 
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.state import EndpointState
 
 #: Gives a fresh unsigned 64-bit number at every call.
 Rand = Callable[[], int]
+
+
+class PickRequest(Protocol):
+    """What a policy may want to know of the call it picks for."""
+
+    @property
+    def hash64(self) -> int | None:
+        """The request's hash as the route's hash policies make it; None: none applies."""
+
+    @property
+    def subset(self) -> tuple[tuple[str, str], ...]:
+        """Sorted labels the call asks its endpoint to carry; empty: it does not."""
 
 
 class Candidate:
@@ -56,11 +69,21 @@ class Balancer(ABC):
         self.turns = turns
 
     @abstractmethod
-    def pick(self, rand: Rand) -> EndpointState | None:
-        """The endpoint for the next try; None if none is eligible."""
+    def pick(
+        self, rand: Rand, now: float = 0.0, request: PickRequest | None = None
+    ) -> EndpointState | None:
+        """The endpoint for the next try; None if none is eligible.
+
+        ``now`` is monotonic seconds. ``request`` None: nothing is known of the call.
+        """
 
     def pick_other(
-        self, rand: Rand, tried: Collection[EndpointState], host_attempts: int
+        self,
+        rand: Rand,
+        tried: Collection[EndpointState],
+        host_attempts: int,
+        now: float = 0.0,
+        request: PickRequest | None = None,
     ) -> EndpointState | None:
         """Pick, preferably one not in ``tried``: at most ``host_attempts`` + 1
         picks, and the last one stands even if it was tried.
@@ -68,11 +91,11 @@ class Balancer(ABC):
         Source: Envoy ``load_balancer_impl.cc`` ``chooseHost`` with the
         ``previous_hosts`` predicate.
         """
-        state = self.pick(rand)
+        state = self.pick(rand, now, request)
         for _ in range(host_attempts):
             if state is None or state not in tried:
                 break
-            state = self.pick(rand)
+            state = self.pick(rand, now, request)
         return state
 
     def candidates(self) -> list[Candidate]:
@@ -84,4 +107,4 @@ class Balancer(ABC):
         return f"<Balancer {self.policy} eligible={len(self._states)} of {total}>"
 
 
-__all__ = ["Balancer", "Candidate", "Rand"]
+__all__ = ["Balancer", "Candidate", "PickRequest", "Rand"]

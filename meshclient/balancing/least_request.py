@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.base import Balancer, PickRequest, Rand
 from meshclient.balancing.edf import EdfScheduler, Weight
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.state import EndpointState
@@ -28,7 +28,12 @@ class LeastRequest(Balancer):
         super().__init__(eligibility, turns)
         self._further = range(max(2, choice_count) - 1)
 
-    def pick(self, rand: Rand) -> EndpointState | None:
+    def pick(
+        self,
+        rand: Rand,
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         states = self._states
         count = len(states)
         best = states[rand() % count]
@@ -57,7 +62,12 @@ class WeightedLeastRequest(Balancer):
         states = self._states
         self._next = EdfScheduler(len(states), _load_weight(states, bias_milli), seed).pick
 
-    def pick(self, rand: Rand) -> EndpointState | None:  # noqa: ARG002
+    def pick(
+        self,
+        rand: Rand,  # noqa: ARG002
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         return self._states[self._next()]
 
 

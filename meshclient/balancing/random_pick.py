@@ -5,7 +5,7 @@ Source: Envoy ``load_balancing_policies/random``.
 
 from __future__ import annotations
 
-from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.base import Balancer, PickRequest, Rand
 from meshclient.balancing.state import EndpointState
 
 
@@ -15,6 +15,11 @@ class RandomPick(Balancer):
     __slots__ = ()
     policy = "random"
 
-    def pick(self, rand: Rand) -> EndpointState | None:
+    def pick(
+        self,
+        rand: Rand,
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         states = self._states
         return states[rand() % len(states)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.base import Balancer, PickRequest, Rand
 from meshclient.balancing.edf import EdfScheduler
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.state import EndpointState
@@ -23,7 +23,12 @@ class RoundRobin(Balancer):
     __slots__ = ()
     policy = "round_robin"
 
-    def pick(self, rand: Rand) -> EndpointState | None:  # noqa: ARG002
+    def pick(
+        self,
+        rand: Rand,  # noqa: ARG002
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         states = self._states
         return states[next(self.turns) % len(states)]
 
@@ -52,5 +57,10 @@ class WeightedRoundRobin(Balancer):
             self._scheduler = EdfScheduler(len(states), lambda index: states[index].weight, seed)
         self._next = self._scheduler.pick
 
-    def pick(self, rand: Rand) -> EndpointState | None:  # noqa: ARG002
+    def pick(
+        self,
+        rand: Rand,  # noqa: ARG002
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         return self._states[self._next()]

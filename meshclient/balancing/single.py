@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshclient.balancing.base import Balancer, Rand
+from meshclient.balancing.base import Balancer, PickRequest, Rand
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.state import EndpointState
 
@@ -22,5 +22,10 @@ class Single(Balancer):
         self.policy = policy
         self._only = self._states[0] if self._states else None
 
-    def pick(self, rand: Rand) -> EndpointState | None:  # noqa: ARG002
+    def pick(
+        self,
+        rand: Rand,  # noqa: ARG002
+        now: float = 0.0,  # noqa: ARG002
+        request: PickRequest | None = None,  # noqa: ARG002
+    ) -> EndpointState | None:
         return self._only

@@ -10,6 +10,7 @@ from typing import Any
 
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import Endpoint
+from meshclient.model.health import DISCOVERED, with_discovered
 
 
 class EndpointState:
@@ -23,9 +24,20 @@ class EndpointState:
     builds the list's own lock does it). That costs a third of a lock.
     """
 
-    __slots__ = ("cluster", "endpoint", "in_flight", "key", "weight", "wire")
+    __slots__ = (
+        "cluster",
+        "endpoint",
+        "flags",
+        "in_flight",
+        "key",
+        "load",
+        "outlier",
+        "since",
+        "weight",
+        "wire",
+    )
 
-    def __init__(self, endpoint: Endpoint, cluster: str = "") -> None:
+    def __init__(self, endpoint: Endpoint, cluster: str = "", now: float = 0.0) -> None:
         self.endpoint = endpoint
         self.cluster = cluster
         #: ``address:port``, as reports print it.
@@ -34,6 +46,15 @@ class EndpointState:
         self.weight = max(1, endpoint.weight)
         #: One element per request in flight; balancers read its length.
         self.in_flight: list[None] = []
+        #: Bits of :mod:`meshclient.model.health`; written on the control thread only.
+        self.flags = DISCOVERED[endpoint.health]
+        #: When it was first seen, or last passed an active check after failing; slow
+        #: start counts from here (monotonic seconds).
+        self.since = now
+        #: What outlier detection counts here; None without it.
+        self.outlier: Any = None
+        #: What the balancing policy measures here (a latency, a reported load).
+        self.load: Any = None
         #: What a driver keeps here to reach the endpoint; never looked at here.
         self.wire: Any = None
 
@@ -59,12 +80,15 @@ class EndpointState:
             self.wire = None
         self.endpoint = endpoint
         self.weight = max(1, endpoint.weight)
+        self.flags = with_discovered(self.flags, endpoint.health)
 
     def __repr__(self) -> str:
         return f"<EndpointState {self.key} weight={self.weight} active={self.active}>"
 
 
-def carry_over(old: Iterable[EndpointState], cluster: Cluster) -> tuple[EndpointState, ...]:
+def carry_over(
+    old: Iterable[EndpointState], cluster: Cluster, now: float = 0.0
+) -> tuple[EndpointState, ...]:
     """States for ``cluster``'s endpoints, in their order.
 
     An address and port that ``old`` knows keeps its state object, hence its
@@ -80,7 +104,7 @@ def carry_over(old: Iterable[EndpointState], cluster: Cluster) -> tuple[Endpoint
             continue
         state = known.get(address)
         if state is None:
-            state = EndpointState(endpoint, cluster.name)
+            state = EndpointState(endpoint, cluster.name, now)
         elif state.endpoint != endpoint:
             state.update(endpoint)
         states[address] = state

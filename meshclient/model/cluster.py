@@ -15,41 +15,17 @@ from meshclient.model.endpoint import (
     Labels,
     StaticSource,
 )
+from meshclient.model.health import HealthCheck, OutlierDetection
+from meshclient.model.load_balancing import (
+    LbPolicy,
+    LoadBalancing,
+    LocalityWeight,
+    Topology,
+)
 from meshclient.model.retry import RetryBudget
 from meshclient.model.source import Diagnostic, Source
 
-LbPolicy = Literal[
-    "round_robin",
-    "least_request",
-    "random",
-    "ring_hash",
-    "maglev",
-    "peak_ewma",
-    "pick_first",
-    "passthrough",
-]
-
 UNLIMITED = 2**32 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class LoadBalancing:
-    """How an endpoint is chosen. Defaults are Istio's.
-
-    ``choice_count`` (default 2, >= 2) and ``active_request_bias_milli``
-    (thousandths, default 1000) belong to least_request; ``ring_*`` and
-    ``table_size`` to the hash policies; ``slow_start_*`` to warm-up.
-    """
-
-    policy: LbPolicy = "least_request"
-    choice_count: int = 2
-    active_request_bias_milli: int = 1000
-    minimum_ring_size: int = 1024
-    maximum_ring_size: int = 8_388_608
-    table_size: int = 65_537
-    slow_start_s: float = 0.0
-    slow_start_minimum_percent: float = 10.0
-    slow_start_aggression: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +77,6 @@ class CircuitBreaker:
 
 
 @dataclass(frozen=True, slots=True)
-class OutlierDetection:
-    """Passive health. Names, units and defaults are Envoy's; percents are 0-100."""
-
-    consecutive_5xx: int | None = 5
-    consecutive_gateway_failure: int | None = None
-    split_external_local_origin_errors: bool = False
-    consecutive_local_origin_failure: int = 5
-    interval_s: float = 10.0
-    base_ejection_time_s: float = 30.0
-    max_ejection_time_s: float = 300.0
-    max_ejection_percent: int = 10
-    min_health_percent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class SanMatcher:
     """One accepted name of the server; ``type`` empty means a name of any type.
 
@@ -164,6 +125,10 @@ class ClusterPolicy:
     """Everything about a cluster but its endpoints; hashable, its own cache key.
 
     ``proxy``: URL of the proxy that connections are tunnels through; empty for none.
+    ``panic_threshold_percent`` 0 turns panic off. An endpoint that discovery drops stays
+    in use until an active check fails (Envoy's default), unless
+    ``ignore_health_on_host_removal``; a new one waits for its first check where
+    ``ignore_new_hosts_until_first_hc``.
     """
 
     load_balancing: LoadBalancing = LoadBalancing()
@@ -174,6 +139,10 @@ class ClusterPolicy:
     tls: TlsSettings | None = None
     panic_threshold_percent: int = 50
     proxy: str = ""
+    topology: Topology = Topology()
+    health_checks: tuple[HealthCheck, ...] = ()
+    ignore_health_on_host_removal: bool = False
+    ignore_new_hosts_until_first_hc: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +151,8 @@ class Cluster:
 
     ``service`` is the host name callers use; ``subset`` and ``labels`` narrow
     its endpoints (an endpoint belongs when it carries all ``labels``).
-    ``protocol`` is the application protocol of the port.
+    ``protocol`` is the application protocol of the port. ``locality_weights`` count
+    where the policy's topology weighs localities.
     """
 
     name: str
@@ -194,6 +164,7 @@ class Cluster:
     endpoints: tuple[Endpoint, ...] = ()
     policy: ClusterPolicy = ClusterPolicy()
     protocol: Literal["http1", "h2", "tcp", "tls"] = "http1"
+    locality_weights: tuple[LocalityWeight, ...] = ()
     sources: tuple[Source, ...] = field(default=(), compare=False)
     not_honoured: tuple[Diagnostic, ...] = field(default=(), compare=False)
     discovery_error: str = field(default="", compare=False)
@@ -205,11 +176,14 @@ __all__ = [
     "Cluster",
     "ClusterPolicy",
     "ConnectionOptions",
+    "HealthCheck",
     "LbPolicy",
     "Limits",
     "LoadBalancing",
+    "LocalityWeight",
     "OutlierDetection",
     "SanMatcher",
     "TcpKeepalive",
     "TlsSettings",
+    "Topology",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meshclient.model.endpoint import Labels
 from meshclient.model.matching import MATCH_ALL, Fraction, RouteMatch
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.source import UNKNOWN_SOURCE, Diagnostic, Source
@@ -75,13 +76,20 @@ class WeightedCluster:
 
 @dataclass(frozen=True, slots=True)
 class HashPolicy:
-    """One source of the consistent-hash key. ``ttl_s`` None: no cookie is made."""
+    """One source of the consistent-hash key. ``ttl_s`` None: no cookie is made.
 
-    kind: Literal["header", "cookie", "query", "source_ip"]
+    ``pattern`` (RE2) and ``substitution`` rewrite each value of a header before it is
+    hashed. ``context`` is a value that the caller's own context holds under ``name``
+    (Envoy's filter state). ``terminal``: with a key by then, later sources do not count.
+    """
+
+    kind: Literal["header", "cookie", "query", "source_ip", "context"]
     name: str = ""
     ttl_s: float | None = None
     path: str = ""
     terminal: bool = False
+    pattern: str = ""
+    substitution: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,8 @@ class ForwardAction:
     ``clusters`` are one or more weighted targets; ``cluster_header`` names a
     request header that holds the cluster's name instead. ``weight_header``
     names a request header that decides the split (an unsigned integer, modulo
-    the sum). ``timeout_s`` covers all tries and back-off; None: none.
+    the sum). ``timeout_s`` covers all tries and back-off; None: none. ``subset`` are
+    sorted labels for the subset balancer (Envoy's ``metadata_match``).
     """
 
     clusters: tuple[WeightedCluster, ...] = ()
@@ -124,6 +133,7 @@ class ForwardAction:
     idle_timeout_s: float | None = None
     retry: RetryPolicy | None = None
     hash_policy: tuple[HashPolicy, ...] = ()
+    subset: Labels = ()
     mirrors: tuple[Mirror, ...] = ()
     hedge_delay_s: float | None = None
     include_attempt_count: bool = False
