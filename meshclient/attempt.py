@@ -13,9 +13,9 @@ from meshclient.model.outcome import OutcomeKind
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
+    from meshclient.cluster_state import ClusterState
     from meshclient.model.cluster import ConnectionOptions
     from meshclient.model.endpoint import Endpoint
-    from meshclient.plane import ClusterState
 
 
 class Attempt:

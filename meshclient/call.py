@@ -45,7 +45,9 @@ from meshclient.resilience import (
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
-    from meshclient.plane import ClusterState, Plane
+    from meshclient.cluster_state import ClusterState
+    from meshclient.model.endpoint import Labels
+    from meshclient.plane import Plane
     from meshclient.routing import CompiledRoute
 
 _EXPECTED_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
@@ -226,7 +228,7 @@ class Call:
             self._check_time(now)
         elif cluster.limiter.counts_requests:
             cluster.limiter.on_request(now)
-        state = self._pick(cluster)
+        state = self._pick(cluster, now)
         if state is None:
             self.release_retry()
             self.error = self._no_endpoint(cluster)
@@ -261,7 +263,7 @@ class Call:
         assert self.error is not None
         return self.error
 
-    def _pick(self, cluster: ClusterState) -> EndpointState | None:
+    def _pick(self, cluster: ClusterState, now: float) -> EndpointState | None:
         head = self.head
         state = cluster.dial(head.dialled, head.port)
         if state is not None:
@@ -269,8 +271,8 @@ class Call:
         policy = self.policy
         if self.attempts and policy is not None and policy.previous_hosts:
             tried = [attempt.state for attempt in self.attempts]
-            return cluster.balancer.pick_other(self._rand, tried, policy.host_attempts)
-        return cluster.balancer.pick(self._rand)
+            return cluster.balancer.pick_other(self._rand, tried, policy.host_attempts, now, self)
+        return cluster.balancer.pick(self._rand, now, self)
 
     def _prepare(self, attempt: Attempt, route: CompiledRoute, now: float) -> None:
         """Time limits and the headers that differ from try to try."""
@@ -327,6 +329,9 @@ class Call:
         attempt.duration_s = now - attempt.started
         status = attempt.status = outcome.status
         policy = self.policy
+        observe = attempt.cluster_state.on_outcome
+        if observe is not None:
+            observe(attempt.state, outcome, attempt.started, now)
         if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
             attempt.kind = classify(outcome, False)
             attempt.outcome = "success" if status < 500 else "failed"
@@ -496,6 +501,19 @@ class Call:
     def _what(self) -> str:
         head = self.head
         return f"{head.method} {head.scheme}://{self.host}{head.path.partition('?')[0]}"
+
+    # -- what balancers read ---------------------------------------------------
+
+    @property
+    def hash64(self) -> int | None:
+        """The hash that the route's hash policies make of the request; None: none applies."""
+        return None
+
+    @property
+    def subset(self) -> Labels:
+        """The labels that the route wants the endpoint to carry."""
+        route = self.route
+        return () if route is None else route.forward.subset
 
     # -- what reports read ---------------------------------------------------
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshclient.call import Call
+from meshclient.cluster_state import ClusterState
 from meshclient.model.cluster import Cluster
 from meshclient.model.request import RequestHead
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import DirectResponse, ForwardAction, RedirectAction, Route
 from meshclient.model.source import Diagnostic, Source
-from meshclient.plane import ClusterState, Plane
+from meshclient.plane import Plane
 from meshclient.resilience import merge_timeouts
 from meshclient.routing import CompiledHost
 

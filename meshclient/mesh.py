@@ -20,6 +20,7 @@ from meshclient.model.request import head_of
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
 from meshclient.plane import PASSTHROUGH, Plane, build_plane, forked_plane
+from meshclient.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import httpx
@@ -78,8 +79,13 @@ class Mesh:
         strategies = _checked(retry_strategies)
         self._engines = Engines(engine)
         self._plane: Plane  # the last one built; set by the controller through _build
+        self._clock = clock
+        self._upkeep = Upkeep(lambda: self._plane, clock, self._emit)
         self._controller: Controller[Plane] = Controller(
-            load, self._build, watch=tuple(os.fspath(path) for path in watch) or None
+            load,
+            self._build,
+            watch=tuple(os.fspath(path) for path in watch) or None,
+            background=(self._upkeep,),
         )
         self._publisher = self._controller.publisher
         self._runtime = Runtime(
@@ -357,13 +363,18 @@ class Mesh:
 
     # -- plumbing ------------------------------------------------------------
 
+    def _emit(self, event: Event) -> None:
+        self._controller.emit(event)
+
     def _build(self, snapshot: Snapshot, previous: Plane | None) -> Plane:
         secured = [c for c in snapshot.clusters.values() if c.policy.tls is not None]
         if secured:
             from meshclient.transport.tls_policy import prepare
 
             prepare(secured)
-        plane = self._plane = build_plane(snapshot, previous, _random64, time.time)
+        plane = self._plane = build_plane(
+            snapshot, previous, _random64, time.time, now=self._clock(), urge=self._upkeep.urge
+        )
         if previous is not None:
             # Endpoints that left are drained, and those whose connections now live by
             # other rules; everything else, the hosts without policy included, stays.
@@ -373,7 +384,10 @@ class Mesh:
     def after_fork_in_child(self) -> None:
         """The parent's locks, connections and in-flight counts are not ours."""
         self._engines.after_fork_in_child()
-        self._plane = forked_plane(self._plane, _random64)
+        self._upkeep.after_fork_in_child()
+        self._plane = forked_plane(
+            self._plane, _random64, now=self._clock(), urge=self._upkeep.urge
+        )
         self._publisher.replace_in_child(self._plane)
 
 

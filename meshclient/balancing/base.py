@@ -11,9 +11,13 @@ from typing import Protocol
 
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.state import EndpointState
+from meshclient.model.outcome import Outcome
 
 #: Gives a fresh unsigned 64-bit number at every call.
 Rand = Callable[[], int]
+
+#: (state, outcome, when the try started, now): how a try ended, times in monotonic seconds.
+OnOutcome = Callable[[EndpointState, Outcome, float, float], None]
 
 
 class PickRequest(Protocol):
@@ -61,6 +65,12 @@ class Balancer(ABC):
     #: The policy's name in documents and explanations.
     policy = ""
 
+    #: Told of every try at its response head or reset, by policies that measure; else None.
+    on_outcome: OnOutcome | None = None
+
+    #: When the policy wants to be made anew (monotonic seconds), as slow start does; else None.
+    refresh_at: float | None = None
+
     def __init__(self, eligibility: Eligibility, turns: Iterator[int]) -> None:
         self._eligibility = eligibility
         self._states = eligibility.states
@@ -107,4 +117,4 @@ class Balancer(ABC):
         return f"<Balancer {self.policy} eligible={len(self._states)} of {total}>"
 
 
-__all__ = ["Balancer", "Candidate", "PickRequest", "Rand"]
+__all__ = ["Balancer", "Candidate", "OnOutcome", "PickRequest", "Rand"]

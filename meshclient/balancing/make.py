@@ -13,6 +13,7 @@ from meshclient.balancing.round_robin import RoundRobin, WeightedRoundRobin
 from meshclient.balancing.single import Single
 from meshclient.balancing.state import EndpointState
 from meshclient.model.cluster import Cluster
+from meshclient.model.endpoint import NO_LOCALITY, Locality
 
 
 def make_balancer(
@@ -20,6 +21,9 @@ def make_balancer(
     states: Sequence[EndpointState],
     seed: int,
     previous: Balancer | None = None,
+    now: float = 0.0,  # noqa: ARG001
+    local: Sequence[EndpointState] | None = None,  # noqa: ARG001
+    node: Locality = NO_LOCALITY,  # noqa: ARG001
 ) -> Balancer:
     """The balancer of ``cluster`` over ``states`` (see ``carry_over``).
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from meshclient.clients.runtime import Runtime
     from meshclient.model.cluster import TlsSettings
     from meshclient.model.endpoint import Endpoint
-    from meshclient.plane import ClusterState
+    from meshclient.cluster_state import ClusterState
     from meshclient.transport.interface import WireResponse
     from meshclient.transport.tls_context import RotatingContext
 

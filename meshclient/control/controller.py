@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Generic, Protocol
 
 from meshclient.control import after_fork
 from meshclient.control.assemble import assemble, describe_source, dynamic_sources, is_dynamic
@@ -45,6 +45,20 @@ _discovery_log = logging.getLogger("meshclient.discovery")
 _log = logging.getLogger("meshclient.config")
 
 
+class Background(Protocol):
+    """Work that goes on beside discovery, on the same loop."""
+
+    @property
+    def needed(self) -> bool:
+        """Whether the plane in force has any of it; without, no thread is started for it."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+    def changed(self) -> None:
+        """Another plane is in force. Called on the loop."""
+
+
 class Controller(Generic[P]):
     """The control side of one mesh.
 
@@ -54,7 +68,7 @@ class Controller(Generic[P]):
     ``make_discoverer`` is called on the control thread when the first source
     has to be watched, and again in the child of a fork.
     ``build_plane(snapshot, previous)`` makes what calls read; ``previous`` is
-    None the first time.
+    None the first time. ``background`` runs beside all that, on the same loop.
 
     After construction ``publisher.plane`` is in force: clusters with static
     endpoints work at once, the others as their sources answer. Without dynamic
@@ -71,10 +85,12 @@ class Controller(Generic[P]):
         watch: Sequence[str | os.PathLike[str]] | None = None,
         make_discoverer: Callable[[], Discoverer] = installed_discoverer,
         settings: WatchSettings = DEFAULT_SETTINGS,
+        background: Sequence[Background] = (),
     ) -> None:
         # Before loading: what is written from here on counts as a change.
         self._fingerprint = Fingerprint(watch) if watch else None
         self._settings = settings
+        self._background = tuple(background)
         self._documents = Documents(load)
         self._build_plane = build_plane
         self._make_discoverer = make_discoverer
@@ -86,6 +102,7 @@ class Controller(Generic[P]):
         self._lock = threading.Lock()
         self._events = Subscriptions()
         self._thread = ControlThread()
+        self._tasks: list[asyncio.Task[None]] = []
         snapshot = assemble(self._documents.config, {}, 1)
         self.publisher: Publisher[P] = Publisher(build_plane(snapshot, None))
         after_fork.register(self)
@@ -149,7 +166,11 @@ class Controller(Generic[P]):
             self.publisher.hibernate(self._revive)
 
     def _has_work(self) -> bool:
-        return self._fingerprint is not None or bool(dynamic_sources(self._documents.config))
+        return (
+            self._fingerprint is not None
+            or bool(dynamic_sources(self._documents.config))
+            or any(work.needed for work in self._background)
+        )
 
     def _start(self) -> None:
         with self._lock:
@@ -178,8 +199,16 @@ class Controller(Generic[P]):
         self._known = self._sources.results
         self._sources.follow(dynamic_sources(self._documents.config))
         self._republish()
+        # Kept, or the loop's weak references would be the only ones.
+        self._tasks = [asyncio.create_task(self._run(work)) for work in self._background]
         if self._fingerprint is not None:
             await watch_paths((), self._reload, baseline=self._fingerprint, settings=self._settings)
+
+    async def _run(self, work: Background) -> None:
+        try:
+            await work.run()
+        except Exception:
+            _log.exception("%s ended", type(work).__name__)
 
     # Discovery
 
@@ -288,6 +317,8 @@ class Controller(Generic[P]):
         if not documents_changed and _same_clusters(old, new):
             return None
         self.publisher.publish(self._build_plane(new, plane))
+        for work in self._background:
+            work.changed()
         return new
 
 

@@ -20,12 +20,13 @@ from core_support import (
     to,
 )
 
-from meshclient import plane as planes
+from meshclient import cluster_state as states
+from meshclient.cluster_state import MAX_DIALLED_ENDPOINTS
 from meshclient.model.cluster import ClusterPolicy, Limits, LoadBalancing
 from meshclient.model.endpoint import OriginalDestination
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.snapshot import ANY_PORT
-from meshclient.plane import MAX_DIALLED_ENDPOINTS, Plane, build_plane, forked_plane
+from meshclient.plane import Plane, build_plane, forked_plane
 
 OTHER_POLICY = ClusterPolicy(LoadBalancing("round_robin"), Limits(max_retries=3))
 
@@ -129,7 +130,7 @@ def test_pass_through_survives_updates():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(planes, "MAX_DIALLED_ENDPOINTS", 4)
+    monkeypatch.setattr(states, "MAX_DIALLED_ENDPOINTS", 4)
 
 
 def test_the_bound_on_dialled_endpoints():

@@ -1,0 +1,234 @@
+"""A cluster of one snapshot with the state that its calls share.
+
+In-flight counts, limits, the balancer, passive health. No clock, no I/O, no client
+library; whatever takes time runs on the control thread, never in a call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
+from meshclient.model.cluster import Cluster
+from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality, OriginalDestination
+from meshclient.resilience import RequestLimit, RetryLimiter, request_limit
+
+if TYPE_CHECKING:
+    from meshclient.balancing.base import OnOutcome
+    from meshclient.model.events import Event
+    from meshclient.model.outcome import Outcome
+
+#: Endpoints remembered per pass-through cluster; idle ones make room for new ones.
+MAX_DIALLED_ENDPOINTS = 1024
+
+
+class Building:
+    """What building or rebuilding a cluster's state needs from outside.
+
+    ``seed`` and ``rand`` give a fresh unsigned 64-bit number per call, ``now`` is
+    monotonic seconds, ``locality`` the caller's own place. ``urge`` is called on the call
+    path when a cluster should be looked after soon (see :mod:`meshclient.upkeep`).
+    """
+
+    __slots__ = ("locality", "now", "seed", "urge")
+
+    def __init__(
+        self,
+        seed: Callable[[], int],
+        now: float = 0.0,
+        locality: Locality = NO_LOCALITY,
+        urge: Callable[[ClusterState], object] = id,
+    ) -> None:
+        self.seed = seed
+        self.now = now
+        self.locality = locality
+        self.urge = urge
+
+
+class ClusterState:
+    """A cluster of one snapshot with the state its calls share.
+
+    ``refusal`` is set when calls must not be made at all (security settings
+    that cannot be honoured). ``requests`` counts what is in flight; None: no limit.
+    ``on_outcome`` is called once per try, at its response head or reset; None where
+    nothing watches. ``shared`` is where the drivers keep what all connections of the
+    cluster share; it lives as long as the policy stays the same.
+    """
+
+    __slots__ = (
+        "_local",
+        "_locality",
+        "_seed",
+        "_urge",
+        "balancer",
+        "cluster",
+        "detector",
+        "limiter",
+        "on_outcome",
+        "refusal",
+        "requests",
+        "shared",
+        "states",
+    )
+
+    def __init__(self, cluster: Cluster, building: Building, previous: ClusterState | None) -> None:
+        self.cluster = cluster
+        same_policy = previous is not None and previous.cluster.policy == cluster.policy
+        kept = previous if same_policy else None
+        now = building.now
+        self._seed, self._urge, self._locality = building.seed, building.urge, building.locality
+        self._local: Sequence[EndpointState] | None = kept._local if kept else None
+        self.states: tuple[EndpointState, ...] = carry_over(
+            kept.states if kept else (), cluster, now
+        )
+        self.limiter: RetryLimiter = kept.limiter if kept else RetryLimiter(cluster.policy.limits)
+        self.requests: RequestLimit | None = (
+            kept.requests if kept else request_limit(cluster.policy.limits)
+        )
+        self.shared: dict[str, Any] = kept.shared if kept else {}
+        self.detector: Any = kept.detector if kept else None
+        if self.detector is not None:
+            self.detector.adopt(self.states, now)
+        self.on_outcome: OnOutcome | None = None
+        self.balancer: Balancer = self._balance(now, kept.balancer if kept else None)
+        self.refusal = _refusal(cluster)
+
+    def _balance(self, now: float, previous: Balancer | None) -> Balancer:
+        balancer = make_balancer(
+            self.cluster, self.states, self._seed(), previous, now, self._local, self._locality
+        )
+        watches = self.detector is not None or balancer.on_outcome is not None
+        self.on_outcome = self._observe if watches else None
+        return balancer
+
+    # -- on the control thread -------------------------------------------------
+
+    def refresh(self, now: float) -> None:
+        """Weigh the endpoints anew, after flags or weights changed. Control thread only."""
+        self.balancer = self._balance(now, self.balancer)
+
+    def set_local(self, states: Sequence[EndpointState] | None, now: float) -> None:
+        """The endpoints of the caller's own service, for zone-aware routing."""
+        if states != self._local:
+            self._local = states
+            self.refresh(now)
+
+    @property
+    def due_at(self) -> float | None:
+        """When :meth:`tend` has something to do (monotonic seconds); None: never by itself."""
+        times = [self.balancer.refresh_at]
+        if self.detector is not None:
+            times.append(self.detector.next_due)
+        return min((at for at in times if at is not None), default=None)
+
+    def tend(self, now: float) -> Sequence[Event]:
+        """Eject, take back, weigh anew: what is due. Control thread only."""
+        events: Sequence[Event] = ()
+        if self.detector is not None:
+            events = self.detector.process(now)
+        refresh_at = self.balancer.refresh_at
+        if events or (refresh_at is not None and refresh_at <= now):
+            self.refresh(now)
+        return events
+
+    # -- in calls ----------------------------------------------------------------
+
+    def _observe(self, state: EndpointState, outcome: Outcome, started: float, now: float) -> None:
+        detector = self.detector
+        if detector is not None and detector.observe(state, outcome, started, now):
+            self._urge(self)
+        measure = self.balancer.on_outcome
+        if measure is not None:
+            measure(state, outcome, started, now)
+
+    @property
+    def active_requests(self) -> int:
+        """Requests in flight on all endpoints; the retry budget's denominator."""
+        return sum(state.active for state in self.live_states())
+
+    def live_states(self) -> tuple[EndpointState, ...]:
+        """The endpoints known at this moment."""
+        return self.states
+
+    @property
+    def is_dialled(self) -> bool:
+        """True where the caller's address is the endpoint."""
+        return False
+
+    def dial(self, host: str, port: int) -> EndpointState | None:  # noqa: ARG002
+        """None: an ordinary cluster picks, it is not told where to go."""
+        return None
+
+
+class DialledClusterState(ClusterState):
+    """A cluster whose endpoint is what the caller dialled (ORIGINAL_DST).
+
+    Thread-safe. Remembers at most :data:`MAX_DIALLED_ENDPOINTS` states. When it is full,
+    those without a call in flight are forgotten; if all have one, a further
+    endpoint gets a state that lives as long as its call.
+    """
+
+    __slots__ = ("_by_address", "_lock", "_port")
+
+    def __init__(self, cluster: Cluster, building: Building, previous: ClusterState | None) -> None:
+        super().__init__(cluster, building, None)
+        self._lock = threading.Lock()
+        self._by_address: dict[tuple[str, int], EndpointState] = {}
+        source = cluster.discovery
+        self._port = source.port if isinstance(source, OriginalDestination) else 0
+        if isinstance(previous, DialledClusterState) and previous.cluster.policy == cluster.policy:
+            self._by_address = previous._by_address
+            self._lock = previous._lock
+            self.limiter = previous.limiter
+            self.requests = previous.requests
+            self.shared = previous.shared
+
+    def live_states(self) -> tuple[EndpointState, ...]:
+        return tuple(self._by_address.values())
+
+    @property
+    def is_dialled(self) -> bool:
+        return True
+
+    def dial(self, host: str, port: int) -> EndpointState | None:
+        key = (host, self._port or port)
+        state = self._by_address.get(key)
+        if state is None:
+            with self._lock:
+                state = self._by_address.get(key) or self._add_locked(key)
+        return state
+
+    def _add_locked(self, key: tuple[str, int]) -> EndpointState:
+        if len(self._by_address) >= MAX_DIALLED_ENDPOINTS:
+            for old, idle in list(self._by_address.items()):
+                if idle.active == 0:
+                    del self._by_address[old]
+        state = EndpointState(Endpoint(key[0], key[1], hostname=key[0]), self.cluster.name)
+        if len(self._by_address) < MAX_DIALLED_ENDPOINTS:
+            self._by_address[key] = state
+        return state
+
+
+def _refusal(cluster: Cluster) -> str:
+    """Why calls to the cluster must not be made; empty when they may."""
+    tls = cluster.policy.tls
+    if tls is None or tls.mode == "disable":
+        return ""
+    if tls.credential_name:
+        why = f"credentialName {tls.credential_name!r} is a secret that only a gateway can fetch"
+    elif tls.mode == "istio_mutual" and not tls.expected_names and not tls.insecure_skip_verify:
+        why = (
+            "the server's identity is not known: name it in subjectAltNames "
+            "(spiffe://<trust domain>/ns/<namespace>/sa/<service account>)"
+        )
+    elif tls.mode == "mutual" and not (tls.certificate and tls.key):
+        why = "no client certificate and key are named"
+    else:
+        return ""
+    target = cluster.service or cluster.name
+    return (
+        f"the policy asks for TLS mode {tls.mode.upper()} towards {target}, which cannot be "
+        f"honoured: {why}; the call is refused, never sent in plain text"
+    )
