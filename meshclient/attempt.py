@@ -13,6 +13,7 @@ from meshclient.model.outcome import OutcomeKind
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
+    from meshclient.call_record import CallRecord
     from meshclient.cluster_state import ClusterState
     from meshclient.model.cluster import ConnectionOptions
     from meshclient.model.endpoint import Endpoint
@@ -27,6 +28,7 @@ class Attempt:
     response timeout is what was left of the caller's own limit; ``by_idle`` (set
     by the driver): the bound on each read is the route's idle timeout. ``kind`` is
     the classification that every other policy reads; None while the try is open.
+    ``on_close``: the call, where filters wait to be told of its end.
     """
 
     __slots__ = (
@@ -39,6 +41,7 @@ class Attempt:
         "headers",
         "kind",
         "number",
+        "on_close",
         "outcome",
         "response_timeout_s",
         "started",
@@ -67,6 +70,7 @@ class Attempt:
         self.deadline: float | None = None
         self.by_caller = False
         self.by_idle = False
+        self.on_close: CallRecord | None = None
         self._closed = False
 
     @property
@@ -89,7 +93,7 @@ class Attempt:
         """How connections to the endpoint live."""
         return self.cluster_state.cluster.policy.connection
 
-    def close(self, now: float) -> None:  # noqa: ARG002 - part of the contract; EWMA reads it
+    def close(self, now: float) -> None:
         """The response body (or the failed try) is done with; the slot is free."""
         if not self._closed:
             self._closed = True
@@ -97,6 +101,8 @@ class Attempt:
             requests = self.cluster_state.requests
             if requests is not None:
                 requests.release()
+            if self.on_close is not None:
+                self.on_close.leave(now)
 
     def set_header(self, name: bytes, value: bytes) -> None:
         """Set a header (lower-case ``name``) on this try only; the call's own list stays."""

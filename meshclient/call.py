@@ -3,6 +3,7 @@
 A driver does what a call says and tells it what came of it::
 
     call = Call(plane, head, now, rand)
+    while call.hold is not None: wait or ask as it says, call.resume(now, answer)
     if call.reply is not None: answer with it
     while True:
         attempt = call.next_attempt(now)          # raises what the caller shall see
@@ -21,15 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.attempt import Attempt
-from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, upstream_body
+from meshclient.call_record import CallRecord
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
-from meshclient.model.report import CallReport
 from meshclient.model.request import LocalReply, RequestHead
-from meshclient.model.retry import IDEMPOTENT_METHODS, RetryPolicy
+from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import ForwardAction, WeightedCluster
 from meshclient.resilience import (
     RetryState,
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
     from meshclient.cluster_state import ClusterState
     from meshclient.model.endpoint import Labels
     from meshclient.plane import Plane
+    from meshclient.resilience.filter import Filter, Verdict
     from meshclient.routing import CompiledRoute
 
 _EXPECTED_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 _ATTEMPT_COUNT = b"x-envoy-attempt-count"
 
 
-class Call:
+class Call(CallRecord):
     """One call from its head to its last attempt, under one snapshot.
 
     ``reply`` is a local answer (redirect, direct response), ``error`` what ended
@@ -64,31 +65,7 @@ class Call:
     seconds) is asked only when an upstream names a point in time to come back at.
     """
 
-    __slots__ = (
-        "_count_attempts",
-        "_extra_flags",
-        "_rand",
-        "_retry",
-        "_started",
-        "_wall_clock",
-        "attempts",
-        "cluster",
-        "error",
-        "give_up_at",
-        "head",
-        "host",
-        "notes",
-        "per_try_s",
-        "plane",
-        "policy",
-        "replayable",
-        "reply",
-        "route",
-        "strategy",
-        "timeout_s",
-        "virtual_host_name",
-        "weighted",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -100,6 +77,7 @@ class Call:
         patience_s: float | None = None,
         strategies: dict[str, RetryStrategy] | None = None,
         wall_clock: Callable[[], float] | None = None,
+        dry: bool = False,
     ) -> None:
         self.plane = plane
         self.head = head
@@ -124,11 +102,14 @@ class Call:
         self._wall_clock = wall_clock
         self._count_attempts = False
         self._extra_flags: tuple[str, ...] = ()
-        self._decide_route(strategies)
+        self.hold: Verdict | None = None
+        self._entered: list[Filter] | None = None
+        self._step = 0
+        self._decide_route(strategies, dry)
 
     # -- route ---------------------------------------------------------------
 
-    def _decide_route(self, strategies: dict[str, RetryStrategy] | None) -> None:
+    def _decide_route(self, strategies: dict[str, RetryStrategy] | None, dry: bool) -> None:
         head = self.head
         plane = self.plane
         host = plane.find_host(head.port, head.authority)
@@ -136,24 +117,87 @@ class Call:
             self._pass_through()
             return
         self.virtual_host_name = host.virtual_host.name
-        random64 = self._rand()
+        self._random64 = random64 = self._rand()
         self.route = route = host.find_route(head, random64)
         if route is None:
             self.error = errors.NoRoute(
                 f"{self._what()}: the host is known, but none of its routes matches", self.report
             )
             return
-        if type(route.route.action) is not ForwardAction:
-            self.reply = route.local_reply(head)
-            return
+        if strategies is not None:
+            self.strategy = strategies.get(self.virtual_host_name)
         self._count_attempts = (
             route.forward.include_attempt_count or host.virtual_host.include_attempt_count
         )
-        self._decide_cluster(route, random64)
-        if strategies is not None:
-            self.strategy = strategies.get(self.virtual_host_name)
-            if self.strategy is not None and self.policy is None:
-                self.policy = _STRATEGY_ONLY
+        if route.filters is None or dry:
+            self._follow(route)
+        else:
+            self._entered = []
+            self._advance(route, self._started)
+
+    def _follow(self, route: CompiledRoute) -> None:
+        """What Envoy's router does with a route, up to the first try."""
+        if type(route.route.action) is not ForwardAction:
+            self.reply = route.local_reply(self.head)
+            return
+        self._decide_cluster(route, self._random64)
+        if self.strategy is not None and self.policy is None and self.error is None:
+            self.policy = _STRATEGY_ONLY
+
+    # -- filters ---------------------------------------------------------------
+
+    def _advance(self, route: CompiledRoute, now: float) -> None:
+        """Enter the filters that are left, up to one that holds or ends the call."""
+        filters = route.filters
+        assert filters is not None
+        while self._step < len(filters):
+            following = filters[self._step]
+            self._step += 1
+            if not self._heed(following.enter(self.head, now, self._rand), following, now):
+                return
+        self._started = now
+        self._follow(route)
+
+    def _heed(self, verdict: Verdict | None, following: Filter, now: float) -> bool:
+        """Whether the next filter has its turn."""
+        if verdict is None:
+            return True
+        if verdict.flag:
+            self._extra_flags = (*self._extra_flags, verdict.flag)
+        if verdict.why:
+            self.notes = (*self.notes, verdict.why)
+        if verdict.reply is not None:
+            self.reply = verdict.reply
+            self.leave(now)
+            return False
+        assert self._entered is not None
+        if following not in self._entered:
+            self._entered.append(following)
+        if verdict.ask is not None or verdict.wait_s > 0.0:
+            self.hold = verdict
+            return False
+        return True
+
+    def resume(self, now: float, answer: Any = None) -> None:
+        """The wait that ``hold`` asked for is over, or its question is answered.
+
+        Sets ``hold`` again, or ``reply``, or ``error``; none of them: go on with
+        :meth:`next_attempt`.
+        """
+        hold, self.hold = self.hold, None
+        route = self.route
+        assert hold is not None
+        assert route is not None
+        assert route.filters is not None
+        if self.give_up_at is not None and now >= self.give_up_at:
+            self._fail(errors.DeadlineExceeded, "the caller's own time limit is spent")
+            self.leave(now)
+            return
+        holding = route.filters[self._step - 1]
+        if self._heed(holding.after(hold, answer, self.head, now, self._rand), holding, now):
+            self._advance(route, now)
+
+    # -- cluster -----------------------------------------------------------------
 
     def _decide_cluster(self, route: CompiledRoute, random64: int) -> None:
         head = self.head
@@ -221,6 +265,7 @@ class Call:
         """
         cluster = self.cluster
         if self.error is not None:
+            self.leave(now)
             raise self.error
         assert cluster is not None
         tries = self.attempts
@@ -232,10 +277,13 @@ class Call:
         if state is None:
             self.release_retry()
             self.error = self._no_endpoint(cluster)
+            self.leave(now)
             raise self.error
         requests = cluster.requests
         if requests is not None and not requests.acquire():
-            raise self._overflow(state, cluster, now)
+            overflow = self._overflow(state, cluster, now)
+            self.leave(now)
+            raise overflow
         state.acquire()
         attempt = Attempt(self.head.headers.raw, state, cluster, len(tries) + 1, now)
         tries.append(attempt)
@@ -315,6 +363,7 @@ class Call:
         elif self.give_up_at is not None and now >= self.give_up_at:
             self._fail(errors.DeadlineExceeded, "the caller's own time limit is spent")
         if self.error is not None:
+            self.leave(now)
             raise self.error
 
     # -- outcomes ------------------------------------------------------------
@@ -337,6 +386,8 @@ class Call:
             attempt.outcome = "success" if status < 500 else "failed"
             if self._retry is not None:
                 self.release_retry()
+            if self._entered is not None:
+                attempt.on_close = self
             return None
         delay_s = None
         if policy is not None and not self._over(attempt, outcome, now):
@@ -344,21 +395,18 @@ class Call:
         attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
             self._finish(attempt, outcome, now)
-            return None
-        attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
-        return self._within_deadline(delay_s, now)
+        else:
+            attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
+            delay_s = self._within_deadline(delay_s, now)
+        if delay_s is None and self._entered is not None:
+            attempt.on_close = self
+        return delay_s
 
     def _over(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """Time limits of the whole call are never retried."""
         if outcome.reset is ResetReason.ROUTE_TIMEOUT:
             return True
         return not outcome.status and self._caller_gave_up(attempt, outcome, now)
-
-    def _caller_gave_up(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
-        # A timer may fire a little before its time: the clock alone does not tell.
-        if attempt.by_caller and outcome.reset is ResetReason.PER_TRY_TIMEOUT:
-            return True
-        return self.give_up_at is not None and now >= self.give_up_at
 
     def _retry_delay(self, policy: RetryPolicy, outcome: Outcome, now: float) -> float | None:
         retry = self._retry
@@ -399,109 +447,6 @@ class Call:
             return None
         return delay_s
 
-    def _finish(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
-        """The last outcome: a response passes, whatever its status; a reset becomes an error."""
-        self.release_retry()
-        if outcome.reset is None:
-            attempt.outcome = "success" if outcome.status < 500 else "failed"
-            return
-        attempt.outcome = outcome.reset.value
-        kind = self._error_class(attempt, outcome, now)
-        error = self._reset(kind, WORDS[kind], outcome)
-        if not issubclass(kind, errors.CallTimeout):
-            error.body = upstream_body(outcome.reset, len(self.attempts))
-
-    def may_resend(self) -> bool:
-        """Whether the same try may go out again, after a kept-alive connection ended
-        before a byte of an answer: most likely the server had closed it unseen.
-
-        Only what is safe to process twice (RFC 9110 section 9.2.2) and can be sent
-        twice. Go's net/http and browsers do this; Envoy answers 503 UC. It is no
-        retry: it takes nothing from the retry policy or its budget, and leaves a note.
-        """
-        if not self.replayable:
-            return False
-        if (
-            self.head.method not in IDEMPOTENT_METHODS
-            and "idempotency-key" not in self.head.headers
-        ):
-            return False
-        self.notes = (*self.notes, "sent again: the server had closed the kept-alive connection")
-        return True
-
-    def reject(self, attempt: Attempt, cause: Exception, now: float) -> errors.CallError:
-        """The error of a request that cannot be put on the wire: final, and the
-        endpoint has no part in it."""
-        attempt.duration_s = now - attempt.started
-        attempt.end("invalid request", OutcomeKind.IGNORED)
-        error = self._fail(errors.InvalidRequest, f"the request cannot be sent: {cause}")
-        error.__cause__ = cause
-        return error
-
-    def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
-        """The error of a try whose connection cannot be secured as the policy
-        says: final, nothing was sent, and the endpoint has no part in it."""
-        attempt.end("refused", OutcomeKind.IGNORED)
-        return self._fail(errors.SecurityError, f"the call is refused, never sent in plain: {why}")
-
-    def break_off(self, outcome: Outcome) -> errors.CallError:
-        """The error of a response body that ended early: final, whatever the policy says."""
-        assert outcome.reset is not None
-        self.attempts[-1].outcome = outcome.reset.value
-        kind = BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
-        return self._reset(kind, "the response body broke off", outcome)
-
-    def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
-        """An error for a reset, with its cause and Envoy's flag for it."""
-        cause = " ".join(str(outcome.error or "").split())
-        error = self._fail(kind, f"{what}: {cause}" if cause else what)
-        error.__cause__ = outcome.error
-        if outcome.reset in RESET_FLAGS:
-            error.flag = RESET_FLAGS[outcome.reset]
-        return error
-
-    def _error_class(
-        self, attempt: Attempt, outcome: Outcome, now: float
-    ) -> type[errors.CallError]:
-        reset = outcome.reset
-        if reset is not ResetReason.PER_TRY_TIMEOUT:
-            assert reset is not None
-            return RESET_ERRORS.get(reset, errors.UpstreamReset)
-        if self._caller_gave_up(attempt, outcome, now):
-            return errors.DeadlineExceeded
-        if self.per_try_s is not None:
-            return errors.PerTryTimeout
-        # Without a limit of the policy it can only be one of the caller's own.
-        return errors.DeadlineExceeded if self.timeout_s is None else errors.RouteTimeout
-
-    def _fail(self, kind: type[errors.CallError], why: str) -> errors.CallError:
-        self.release_retry()
-        tries = len(self.attempts)
-        after = f" after {tries} tries" if tries > 1 else ""
-        where = f" at {self.attempts[-1].endpoint}" if tries else ""
-        self.error = error = kind(f"{self._what()}{where}{after}: {why}", self.report)
-        return error
-
-    def release_retry(self) -> None:
-        """Give the retry permit back, if one is held. Idempotent."""
-        if self._retry is not None and self.cluster is not None:
-            self._retry.release(self.cluster.limiter)
-
-    def abandon(self, now: float) -> None:
-        """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""
-        self.release_retry()
-        for attempt in self.attempts:
-            attempt.close(now)
-
-    def _no_endpoint(self, cluster: ClusterState) -> errors.CallError:
-        why = cluster.cluster.discovery_error or "it has no healthy endpoint"
-        message = f"{self._what()}: cluster {cluster.cluster.name}: {why}"
-        return errors.NoHealthyEndpoint(message, self.report)
-
-    def _what(self) -> str:
-        head = self.head
-        return f"{head.method} {head.scheme}://{self.host}{head.path.partition('?')[0]}"
-
     # -- what balancers read ---------------------------------------------------
 
     @property
@@ -514,37 +459,6 @@ class Call:
         """The labels that the route wants the endpoint to carry."""
         route = self.route
         return () if route is None else route.forward.subset
-
-    # -- what reports read ---------------------------------------------------
-
-    @property
-    def report(self) -> CallReport:
-        """A view of this call, for responses and errors."""
-        return CallReport(self)
-
-    @property
-    def snapshot_version(self) -> int:
-        """Version of the snapshot in force when the call began."""
-        return self.plane.snapshot.version
-
-    @property
-    def route_name(self) -> str:
-        """The route's name; empty without one."""
-        return self.route.route.name if self.route is not None else ""
-
-    @property
-    def cluster_name(self) -> str:
-        """The chosen cluster's name, even when it does not exist."""
-        if self.cluster is not None:
-            return self.cluster.cluster.name
-        return self.weighted.cluster if self.weighted is not None else ""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Envoy's response flags, in the order they were set."""
-        own = self.error.flag if self.error is not None else ""
-        extra = self._extra_flags
-        return (*extra, own) if own and own not in extra else extra
 
     def __repr__(self) -> str:
         return (

@@ -108,7 +108,7 @@ def explain(plane: Plane, head: RequestHead, random64: int = 0) -> Explanation:
     result.virtual_host_source = _where(host.virtual_host.source)
     _explain_routes(result, host, head, random64)
     # A call that is never tried counts nowhere; it edits its copy of the head.
-    call = Call(plane, _copy(head), 0.0, lambda: random64)
+    call = Call(plane, _copy(head), 0.0, lambda: random64, dry=True)
     if call.route is None:
         result.verdict = "no route of this host matches: 404 (NR)"
         return result

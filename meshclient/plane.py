@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from meshclient.balancing import EndpointState
 from meshclient.cluster_state import Building, ClusterState, DialledClusterState
+from meshclient.filters import FilterStates
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import OriginalDestination
 from meshclient.model.routes import RouteConfiguration
@@ -24,7 +25,7 @@ PASSTHROUGH = "PassthroughCluster"
 class Plane:
     """Everything a call reads. Immutable once built; safe to share by threads."""
 
-    __slots__ = ("any_port", "clusters", "passthrough", "snapshot", "tables")
+    __slots__ = ("any_port", "clusters", "filters", "passthrough", "snapshot", "tables")
 
     def __init__(
         self,
@@ -32,12 +33,14 @@ class Plane:
         tables: Mapping[int, RouteTable],
         clusters: Mapping[str, ClusterState],
         passthrough: ClusterState,
+        filters: FilterStates,
     ) -> None:
         self.snapshot = snapshot
         self.tables = tables
         self.any_port = tables.get(ANY_PORT)
         self.clusters = clusters
         self.passthrough = passthrough
+        self.filters = filters
 
     def find_host(self, port: int, authority: str) -> CompiledHost | None:
         """The virtual host for what was dialled, or None if no policy knows it."""
@@ -82,7 +85,8 @@ def build_plane(
     }
     _tell_local(clusters, building.now)
     passthrough = previous.passthrough if previous else _passthrough(building)
-    return Plane(snapshot, tables, clusters, passthrough)
+    filters = _filters(tables, previous.filters if previous else None)
+    return Plane(snapshot, tables, clusters, passthrough, filters)
 
 
 def forked_plane(
@@ -99,7 +103,16 @@ def forked_plane(
         for name, state in plane.clusters.items()
     }
     _tell_local(clusters, building.now)
-    return Plane(plane.snapshot, plane.tables, clusters, _passthrough(building))
+    filters = _filters(plane.tables, None)
+    return Plane(plane.snapshot, plane.tables, clusters, _passthrough(building), filters)
+
+
+def _filters(tables: Mapping[int, RouteTable], previous: FilterStates | None) -> FilterStates:
+    filters = FilterStates(previous)
+    for table in tables.values():
+        filters.install(table)
+    filters.seal()
+    return filters
 
 
 def _tell_local(clusters: Mapping[str, ClusterState], now: float) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from meshclient import errors
 from meshclient.call import Call
 from meshclient.clients.families import family_of
+from meshclient.clients.warming import ClusterNeighbours
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.clients.families import Family
     from meshclient.clients.runtime import Runtime
+    from meshclient.cluster_state import ClusterState
     from meshclient.model.cluster import TlsSettings
     from meshclient.model.endpoint import Endpoint
-    from meshclient.cluster_state import ClusterState
     from meshclient.transport.interface import WireResponse
     from meshclient.transport.tls_context import RotatingContext
 
@@ -141,6 +142,26 @@ def caller_timeouts(request: Any, call: Call, unstated_yields: bool) -> Mapping[
     if unstated_yields and call.timeout_s is not None and timeouts == UNSTATED_TIMEOUT:
         return _NO_TIMEOUT
     return timeouts
+
+
+def held_until(request: Any, call: Call, unstated_yields: bool, now: float) -> float | None:
+    """When a caller whose call is held gives up (monotonic seconds); None: never.
+
+    Its own limits hold as in :func:`caller_timeouts`; which limit the route has is not
+    decided yet, but whether it has one is.
+    """
+    timeouts: Mapping[str, float | None] = request.extensions.get("timeout", _NO_TIMEOUT)
+    stated = timeouts.get("read")
+    assert call.route is not None
+    has_own = call.route.forward.timeout_s is not None
+    if stated is None or (unstated_yields and has_own and timeouts == UNSTATED_TIMEOUT):
+        return None
+    return now + stated
+
+
+def left_of(wait_s: float, call: Call, now: float) -> float:
+    """``wait_s``, or what is left until the caller gives up."""
+    return wait_s if call.give_up_at is None else min(wait_s, max(0.0, call.give_up_at - now))
 
 
 def wire_request(
@@ -273,7 +294,8 @@ class Targets:
                 tls = _originated(attempt)
                 if tls is not None:
                     return self._secured(call, attempt, tls)
-                target = state.wire = _wire_target(attempt, None, _protocol(attempt))
+                cluster = attempt.cluster_state
+                target = state.wire = _wire_target(cluster, state, None, _protocol(cluster))
             return target
         if _originated(attempt) is not None:
             raise call.refuse(attempt, TWICE)
@@ -283,28 +305,40 @@ class Targets:
         if found is None or found.more_addresses is not state.endpoint.more_addresses:
             if len(self._tls) >= _MAX_TLS_TARGETS:
                 self._tls.clear()
-            found = _wire_target(attempt, TlsIdentity(name, self._context()), self._offered)
+            identity = TlsIdentity(name, self._context())
+            found = _wire_target(attempt.cluster_state, state, identity, self._offered)
             self._tls[state, name] = found
         return found
 
     def _secured(self, call: Call, attempt: Attempt, tls: TlsSettings) -> Target:
         """An endpoint that the policy wants spoken to over TLS, for a caller who need not know."""
-        protocol = _protocol(attempt)
-        context = _context(attempt.cluster_state, protocol)
+        cluster = attempt.cluster_state
+        protocol = _protocol(cluster)
+        context = _context(cluster, protocol)
         problem = context.problem()
         if problem:
             raise call.refuse(attempt, problem)
         state = attempt.state
-        identity = TlsIdentity(
-            server_name(attempt.cluster_state.cluster, tls, call.head.authority), context
-        )
+        identity = TlsIdentity(server_name(cluster.cluster, tls, call.head.authority), context)
         found = self._secure.get((state, identity))
         # Another object means another answer of the name's DNS.
         if found is None or found.more_addresses is not state.endpoint.more_addresses:
             if len(self._secure) >= _MAX_TLS_TARGETS:
                 self._secure.clear()
-            found = self._secure[state, identity] = _wire_target(attempt, identity, protocol)
+            found = _wire_target(cluster, state, identity, protocol)
+            self._secure[state, identity] = found
         return found
+
+
+def policy_target(cluster: ClusterState, authority: str, state: EndpointState) -> Target:
+    """Where ``http`` calls to ``authority`` go, before there is one."""
+    protocol = _protocol(cluster)
+    tls = cluster.cluster.policy.tls
+    identity = None
+    if tls is not None and tls.mode != "disable":
+        name = server_name(cluster.cluster, tls, authority)
+        identity = TlsIdentity(name, _context(cluster, protocol))
+    return _wire_target(cluster, state, identity, protocol)
 
 
 def _originated(attempt: Attempt) -> TlsSettings | None:
@@ -322,22 +356,27 @@ def _context(cluster: ClusterState, protocol: Protocol) -> RotatingContext:
     return found
 
 
-def _protocol(attempt: Attempt) -> Protocol:
+def _protocol(cluster: ClusterState) -> Protocol:
     """What the policy says the endpoints speak, whatever the caller's client does."""
-    return "h2" if attempt.cluster_state.cluster.protocol == "h2" else "http1"
+    return "h2" if cluster.cluster.protocol == "h2" else "http1"
 
 
-def _wire_target(attempt: Attempt, identity: TlsIdentity | None, protocol: Protocol) -> Target:
-    peer = attempt.state.endpoint
+def _wire_target(
+    cluster: ClusterState, state: EndpointState, identity: TlsIdentity | None, protocol: Protocol
+) -> Target:
+    peer, policy = state.endpoint, cluster.cluster.policy
+    options = policy.connection
+    ahead = options.warm_up or options.preconnect_ratio > 1.0
     return Target(
         peer.address,
         peer.port,
         identity,
-        attempt.connection,
+        options,
         more_addresses=peer.more_addresses,
-        connections=_connection_slots(attempt),
+        connections=_connection_slots(cluster),
         protocol=protocol,
-        proxy=_proxy_to(peer, attempt.cluster_state.cluster.policy.proxy),
+        proxy=_proxy_to(peer, policy.proxy),
+        neighbours=ClusterNeighbours(cluster, state) if ahead else None,
     )
 
 
@@ -346,9 +385,8 @@ def _proxy_to(peer: Endpoint, proxy: str) -> Proxy | None:
     return parse_proxy(proxy) if proxy and not peer.address.startswith("unix:") else None
 
 
-def _connection_slots(attempt: Attempt) -> ConnectionSlots | None:
+def _connection_slots(cluster: ClusterState) -> ConnectionSlots | None:
     """One object per cluster and process, whichever thread asks first."""
-    cluster = attempt.cluster_state
     limits = cluster.cluster.policy.limits
     made: ConnectionSlots | None = cluster.shared.setdefault("connections", slots_for(limits))
     return made

@@ -69,14 +69,16 @@ class AsyncMeshTransport:
         runtime = self._runtime
         family = family_of(request)
         body, replayable = common.body_of(request, family)
-        now = runtime.clock()
+        now = started = runtime.clock()
         call = common.new_call(runtime, request, replayable, now)
+        if call.hold is not None:
+            now = await self._hold(call, request, now)
         if call.reply is not None:
             return common.local_response(family, request, call.reply, call)
         timeouts = common.caller_timeouts(request, call, self._unstated_yields)
         patience_s = timeouts.get("read")
         if patience_s is not None:
-            call.give_up_at = now + patience_s
+            call.give_up_at = started + patience_s
         try:
             attempt, wire = await self._run(call, request, body, timeouts, now)
         except errors.CallError as error:
@@ -85,6 +87,20 @@ class AsyncMeshTransport:
             call.abandon(runtime.clock())
             raise
         return self._response(family, request, call, attempt, wire)
+
+    async def _hold(self, call: Call, request: Any, now: float) -> float:
+        """Wait as long as the filters want, and no longer than the caller does."""
+        clock = self._runtime.clock
+        call.give_up_at = common.held_until(request, call, self._unstated_yields, now)
+        try:
+            while call.hold is not None:
+                await self._sleep(common.left_of(call.hold.wait_s, call, now))
+                now = clock()
+                call.resume(now)
+        except BaseException:
+            call.abandon(clock())
+            raise
+        return now
 
     async def _run(
         self, call: Call, request: Any, body: Any, timeouts: Any, now: float
@@ -196,5 +212,5 @@ class _Exchange:
 
 
 def _network_stream(wire: AsyncWireResponse, family: Family) -> Any:
-    upgraded = wire.status == 101 and hasattr(wire, "start_tls")
+    upgraded = wire.content is None and hasattr(wire, "start_tls")
     return AsyncNetworkStream(wire, family.name) if upgraded else wire

@@ -57,14 +57,16 @@ class MeshTransport:
         runtime = self._runtime
         family = family_of(request)
         body, replayable = common.body_of(request, family)
-        now = runtime.clock()
+        now = started = runtime.clock()
         call = common.new_call(runtime, request, replayable, now)
+        if call.hold is not None:
+            now = self._hold(call, request, now)
         if call.reply is not None:
             return common.local_response(family, request, call.reply, call)
         timeouts = common.caller_timeouts(request, call, self._unstated_yields)
         patience_s = timeouts.get("read")
         if patience_s is not None:
-            call.give_up_at = now + patience_s
+            call.give_up_at = started + patience_s
         try:
             attempt, wire = self._run(call, request, body, timeouts, now)
         except errors.CallError as error:
@@ -73,6 +75,20 @@ class MeshTransport:
             call.abandon(runtime.clock())
             raise
         return self._response(family, request, call, attempt, wire)
+
+    def _hold(self, call: Call, request: Any, now: float) -> float:
+        """Wait as long as the filters want, and no longer than the caller does."""
+        clock = self._runtime.clock
+        call.give_up_at = common.held_until(request, call, self._unstated_yields, now)
+        try:
+            while call.hold is not None:
+                self._sleep(common.left_of(call.hold.wait_s, call, now))
+                now = clock()
+                call.resume(now)
+        except BaseException:
+            call.abandon(clock())
+            raise
+        return now
 
     def _run(
         self, call: Call, request: Any, body: Any, timeouts: Any, now: float
@@ -174,5 +190,5 @@ class _Exchange:
 
 
 def _network_stream(wire: SyncWireResponse, family: Family) -> Any:
-    upgraded = wire.status == 101 and hasattr(wire, "start_tls")
+    upgraded = wire.content is None and hasattr(wire, "start_tls")
     return SyncNetworkStream(wire, family.name) if upgraded else wire

@@ -22,7 +22,6 @@ _LENT = (
     "timeout_s",
     "retries",
     "fault",
-    "fault_note",
     "mirrors",
     "headers",
     "cors",

@@ -43,7 +43,6 @@ class HttpRoute:
     timeout_s: float | None = None
     retries: Retries | None = None
     fault: Fault | None = None
-    fault_note: Diagnostic | None = None
     mirrors: Mirrors | None = None
     headers: Headers | None = None
     cors: Diagnostic | None = None
@@ -74,7 +73,6 @@ def read_http_route(entry: Reader, namespace: str, node: Node) -> HttpRoute:
         timeout_s=timeout.go_duration(allow_zero=True) if timeout is not None else None,
         retries=read_retries(retries) if retries is not None else None,
         fault=read_fault(fault) if fault is not None else None,
-        fault_note=fault.not_honoured("fault injection") if fault is not None else None,
         mirrors=read_mirrors(entry, namespace, node.domain),
         headers=read_headers(headers) if headers is not None else None,
         cors=cors.not_honoured("corsPolicy (it answers browsers)") if cors is not None else None,

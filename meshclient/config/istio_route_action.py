@@ -167,7 +167,7 @@ def _needs_prefix(entry: HttpRoute) -> bool:
 
 
 def _notes(entry: HttpRoute) -> tuple[Diagnostic, ...]:
-    notes = [note for note in (entry.fault_note, entry.cors) if note is not None]
+    notes = [entry.cors] if entry.cors is not None else []
     notes += entry.mirrors.notes if entry.mirrors is not None else ()
     notes += entry.retries.notes if entry.retries is not None else ()
     return tuple(notes)

@@ -55,7 +55,7 @@ ROUTE_RETRIES: Section = {
 TRAFFIC: Section = {
     "timeout": (DURATION, "Limit of the whole call, all tries included; 0 for none. Default none."),
     "idle_timeout": (DURATION, "Limit without any byte in either direction. Default none."),
-    "fault": (ref("fault"), "Injected delay and abort. Not yet honoured."),
+    "fault": (ref("fault"), "Injected delay and abort."),
     "mirror": (one_or_many(ref("mirror")), "Copies of the request. Not yet honoured."),
     "hedging": (ref("hedging"), "A second try when the first is slow. Not yet honoured."),
 }
@@ -100,6 +100,11 @@ ROUTE_SECTIONS: dict[str, Section] = {
     "fault": {
         "delay": (ref("fault_delay"), "Wait before the call."),
         "abort": (ref("fault_abort"), "Answer instead of calling."),
+        "by_header": (
+            PERCENT,
+            "Requests ask for faults with x-envoy-fault-* headers; at most this share gets them.",
+        ),
+        "max_active": (COUNT, "Calls that suffer a fault at a time. Default: no limit."),
     },
     "fault_delay": {
         "fixed_delay": (DURATION, "How long."),
@@ -129,6 +134,7 @@ ROUTE_SECTIONS: dict[str, Section] = {
         "request_headers": (ref("header_edits"), "Edits of the request's headers."),
         "response_headers": (ref("header_edits"), "Edits of the response's headers."),
         "retries": (ref("route_retries"), "Instead of the service's."),
+        "subset": (TEXT_MAP, "Labels to choose endpoints by, for load_balancing: {subsets: ...}."),
         "hash_on": (one_or_many(ref("hash_on")), "Instead of the service's. Not yet honoured."),
         **TRAFFIC,
     },

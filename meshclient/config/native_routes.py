@@ -6,7 +6,7 @@ looked up, :class:`Names` decides; how matching is done is in ``routing``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshclient.config.native_actions import (
     name_in,
@@ -14,6 +14,7 @@ from meshclient.config.native_actions import (
     read_respond,
     read_rewrite,
 )
+from meshclient.config.native_balancing import read_subset_labels
 from meshclient.config.native_match import NativeMatch, read_matches
 from meshclient.config.native_names import Names
 from meshclient.config.native_traffic import Traffic, read_traffic
@@ -48,6 +49,7 @@ _FORWARD_ONLY = (
     "mirror",
     "hedging",
     "hash_on",
+    "subset",
 )
 
 
@@ -119,7 +121,7 @@ def _route(r: Reader, owner: Owner, index: int) -> list[PortRoute]:
     finish(r, "route")
     if action is None:
         return []
-    keys = traffic.notes if isinstance(action, ForwardAction) else ("fault",)
+    keys = traffic.notes if isinstance(action, ForwardAction) else ()
     notes = tuple(traffic.notes[key] for key in keys if key in traffic.notes)
     if not all(m.applies for m in matches):
         text = "a match of this route asks for another caller (labels or namespace): left out"
@@ -133,8 +135,8 @@ def _route(r: Reader, owner: Owner, index: int) -> list[PortRoute]:
                 request_headers,
                 response_headers,
                 traffic.fault,
-                r.source,
-                notes,
+                source=r.source,
+                not_honoured=notes,
             ),
             match.port,
         )
@@ -162,6 +164,7 @@ def _action(
     r: Reader, owner: Owner, traffic: Traffic, answer: Action | None, matches: list[NativeMatch]
 ) -> Action | None:
     to, header, split = r.field("to"), r.field("to_header"), r.field("split_by_header")
+    wanted = r.field("subset")
     rewrite = r.field("rewrite")
     path_rewrite, host_rewrite = read_rewrite(rewrite) if rewrite is not None else (None, None)
     if path_rewrite is not None:
@@ -175,7 +178,8 @@ def _action(
         return answer
     if not clusters and not to_header:
         return None
-    return _forward(clusters, traffic, to_header, weight_header, path_rewrite, host_rewrite)
+    action = _forward(clusters, traffic, to_header, weight_header, path_rewrite, host_rewrite)
+    return action if wanted is None else replace(action, subset=read_subset_labels(wanted))
 
 
 def _forward(

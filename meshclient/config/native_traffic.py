@@ -14,12 +14,14 @@ from meshclient.config.native_policies import Notes, read_hash_on
 from meshclient.config.native_retries import DEFAULT_RETRIES, read_retries
 from meshclient.config.native_values import (
     finish,
+    fraction,
     fraction_of,
     limit_of,
     one_or_many,
     required,
 )
 from meshclient.config.reader import Reader
+from meshclient.model.matching import Fraction
 from meshclient.model.retry import RetryBudget, RetryPolicy
 from meshclient.model.routes import Fault, HashPolicy, Mirror
 
@@ -56,7 +58,6 @@ def read_traffic(
         _check_timeouts(child, traffic)
     if (child := r.field("fault")) is not None:
         traffic = replace(traffic, fault=_fault(child))
-        _note(notes, "fault", child if traffic.fault else None, "fault injection")
     if (child := r.field("mirror")) is not None:
         found = (_mirror(item, names, service) for item in one_or_many(child))
         mirrors = tuple(m for m in found if m is not None)
@@ -90,6 +91,7 @@ def _check_timeouts(r: Reader, traffic: Traffic) -> None:
 
 def _fault(r: Reader) -> Fault | None:
     delay_reader, abort_reader = r.field("delay"), r.field("abort")
+    by_header, most = r.field("by_header"), r.field("max_active")
     fault = Fault()
     if delay_reader is not None:
         fixed = required(delay_reader, "fixed_delay")
@@ -99,8 +101,16 @@ def _fault(r: Reader) -> Fault | None:
         fault = replace(fault, delay_s=delay_s, delay_fraction=share)
     if abort_reader is not None:
         fault = _abort(abort_reader, fault)
+    if by_header is not None:
+        share = fraction(by_header) or Fraction(0)
+        fault = replace(fault, by_header=True, delay_fraction=share, abort_fraction=share)
+        if delay_reader is not None or abort_reader is not None:
+            by_header.error("with by_header the headers say which delay and which status")
+    if most is not None:
+        fault = replace(fault, max_active=most.integer(1) or fault.max_active)
     finish(r, "fault")
-    return None if delay_reader is None and abort_reader is None else fault
+    empty = delay_reader is None and abort_reader is None and by_header is None
+    return None if empty else fault
 
 
 def _abort(r: Reader, fault: Fault) -> Fault:

@@ -5,6 +5,7 @@ Values only. Matching and rewriting are in :mod:`meshclient.routing`.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,13 +103,19 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Injected delay, then injected abort; independent draws."""
+    """Injected delay, then injected abort; independent draws.
+
+    ``by_header``: the request's ``x-envoy-fault-*`` headers say what is injected, and the
+    fractions bound how often. ``max_active`` calls at most suffer at a time.
+    """
 
     delay_s: float | None = None
     delay_fraction: Fraction = Fraction(0)
     abort_status: int | None = None
     abort_grpc_status: int | None = None
     abort_fraction: Fraction = Fraction(0)
+    by_header: bool = False
+    max_active: int = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +179,11 @@ Action = ForwardAction | RedirectAction | DirectResponse
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One match and what follows from it. ``name`` is for reports only."""
+    """One match and what follows from it. ``name`` is for reports only.
+
+    ``filters`` are the settings of what stands before the router, in order, the fault
+    excepted, which comes first.
+    """
 
     action: Action
     match: RouteMatch = MATCH_ALL
@@ -180,6 +191,7 @@ class Route:
     request_headers: HeaderOperations = NO_OPERATIONS
     response_headers: HeaderOperations = NO_OPERATIONS
     fault: Fault | None = None
+    filters: tuple[Hashable, ...] = ()
     source: Source = field(default=UNKNOWN_SOURCE, compare=False)
     not_honoured: tuple[Diagnostic, ...] = field(default=(), compare=False)
 

@@ -7,7 +7,8 @@ in an added header is the path before the rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from meshclient.model.format_string import FormatContext
 from meshclient.model.headers import HeaderMap
@@ -66,7 +67,8 @@ class CompiledRoute:
 
     ``forward`` is the forward action (an empty one for redirects and direct
     responses). ``host_from_endpoint``: the caller sets the host through
-    :meth:`set_host` after the pick.
+    :meth:`set_host` after the pick. ``filters`` are put here when the plane is built;
+    None: the route has none.
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class CompiledRoute:
         "_response_scopes",
         "_split",
         "_weighted",
+        "filters",
         "forward",
         "has_request_edits",
         "has_response_edits",
@@ -89,6 +92,7 @@ class CompiledRoute:
     def __init__(self, route: Route, outer: OuterScopes) -> None:
         self.route = route
         self._outer = outer
+        self.filters: Sequence[Any] | None = None
         action = route.action
         self.forward = forward = action if isinstance(action, ForwardAction) else ForwardAction()
         self._redirect: Redirect | None = None

@@ -81,7 +81,7 @@ def test_load_balancing() -> None:
     assert notes(cluster(load_balancing="round_robin")) == []
 
 
-@pytest.mark.parametrize("policy", ["ring_hash", "maglev", "peak_ewma"])
+@pytest.mark.parametrize("policy", ["ring_hash", "maglev"])
 def test_policies_to_come_are_kept_and_noted(policy: str) -> None:
     found = cluster(load_balancing={"policy": policy, "hash_on": {"header": "X-User"}})
     assert found.policy.load_balancing.policy == policy
@@ -322,7 +322,7 @@ def test_a_route_replaces_the_terms_of_its_service() -> None:
     assert isinstance(inherited.action, ForwardAction)
     assert inherited.action.mirrors == (Mirror("b"),)
     assert inherited.action.hedge_delay_s == 0.01
-    assert sorted(notes(inherited)) == ["fault injection", "hash_on", "hedging", "mirror"]
+    assert sorted(notes(inherited)) == ["hash_on", "hedging", "mirror"]
     off = {"retries": {"attempts": 0}, "fault": {}, "mirror": [], "hedging": {}}
     changed = route(**service, routes=[{**off, "hash_on": {"query": "q"}}])
     assert isinstance(changed.action, ForwardAction)
@@ -332,6 +332,14 @@ def test_a_route_replaces_the_terms_of_its_service() -> None:
     assert changed.action.hash_policy == (HashPolicy("query", "q"),)
     assert changed.fault is None
     assert notes(changed) == ["hash_on"]
+
+
+def test_faults_by_header_have_a_bound_and_no_terms_of_their_own() -> None:
+    share = Fraction(25)
+    fault = route(fault={"by_header": 25, "max_active": 3}).fault
+    assert fault == Fault(delay_fraction=share, abort_fraction=share, by_header=True, max_active=3)
+    both = {"by_header": 25, "abort": {"status": 500}}
+    assert "the headers say" in problem(fault=both)
 
 
 def test_fault_and_mirror() -> None:

@@ -1,0 +1,248 @@
+"""What a call has on record, and how it ends: reports, and errors in Envoy's terms.
+
+Decides nothing about what happens next; that is :mod:`meshclient.call`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshclient import errors
+from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, upstream_body
+from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
+from meshclient.model.report import CallReport
+from meshclient.model.retry import IDEMPOTENT_METHODS
+
+if TYPE_CHECKING:
+    from meshclient.attempt import Attempt
+    from meshclient.cluster_state import ClusterState
+    from meshclient.model.request import LocalReply, RequestHead
+    from meshclient.model.retry import RetryPolicy
+    from meshclient.model.routes import WeightedCluster
+    from meshclient.plane import Plane
+    from meshclient.resilience import RetryState, RetryStrategy
+    from meshclient.resilience.filter import Filter, Verdict
+    from meshclient.routing import CompiledRoute
+
+
+class CallRecord:
+    """All that is known of one call. The base of :class:`meshclient.call.Call`."""
+
+    __slots__ = (
+        "_count_attempts",
+        "_entered",
+        "_extra_flags",
+        "_rand",
+        "_random64",
+        "_retry",
+        "_started",
+        "_step",
+        "_wall_clock",
+        "attempts",
+        "cluster",
+        "error",
+        "give_up_at",
+        "head",
+        "hold",
+        "host",
+        "notes",
+        "per_try_s",
+        "plane",
+        "policy",
+        "replayable",
+        "reply",
+        "route",
+        "strategy",
+        "timeout_s",
+        "virtual_host_name",
+        "weighted",
+    )
+
+    plane: Plane
+    head: RequestHead
+    host: str
+    replayable: bool
+    give_up_at: float | None
+    attempts: list[Attempt]
+    notes: tuple[str, ...]
+    reply: LocalReply | None
+    error: errors.CallError | None
+    route: CompiledRoute | None
+    cluster: ClusterState | None
+    weighted: WeightedCluster | None
+    policy: RetryPolicy | None
+    strategy: RetryStrategy | None
+    timeout_s: float | None
+    per_try_s: float | None
+    virtual_host_name: str
+    hold: Verdict | None
+    _started: float
+    _rand: Callable[[], int]
+    _random64: int
+    _retry: RetryState | None
+    _wall_clock: Callable[[], float] | None
+    _count_attempts: bool
+    _extra_flags: tuple[str, ...]
+    _entered: list[Filter] | None
+    _step: int
+
+    # -- how it ends -----------------------------------------------------------
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        """The last outcome: a response passes, whatever its status; a reset becomes an error."""
+        self.release_retry()
+        if outcome.reset is None:
+            attempt.outcome = "success" if outcome.status < 500 else "failed"
+            return
+        attempt.outcome = outcome.reset.value
+        kind = self._error_class(attempt, outcome, now)
+        error = self._reset(kind, WORDS[kind], outcome)
+        if not issubclass(kind, errors.CallTimeout):
+            error.body = upstream_body(outcome.reset, len(self.attempts))
+
+    def may_resend(self) -> bool:
+        """Whether the same try may go out again, after a kept-alive connection ended
+        before a byte of an answer: most likely the server had closed it unseen.
+
+        Only what is safe to process twice (RFC 9110 section 9.2.2) and can be sent
+        twice. Go's net/http and browsers do this; Envoy answers 503 UC. It is no
+        retry: it takes nothing from the retry policy or its budget, and leaves a note.
+        """
+        if not self.replayable:
+            return False
+        if (
+            self.head.method not in IDEMPOTENT_METHODS
+            and "idempotency-key" not in self.head.headers
+        ):
+            return False
+        self.notes = (*self.notes, "sent again: the server had closed the kept-alive connection")
+        return True
+
+    def reject(self, attempt: Attempt, cause: Exception, now: float) -> errors.CallError:
+        """The error of a request that cannot be put on the wire: final, and the
+        endpoint has no part in it."""
+        attempt.duration_s = now - attempt.started
+        attempt.on_close = self
+        attempt.end("invalid request", OutcomeKind.IGNORED)
+        error = self._fail(errors.InvalidRequest, f"the request cannot be sent: {cause}")
+        error.__cause__ = cause
+        return error
+
+    def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
+        """The error of a try whose connection cannot be secured as the policy
+        says: final, nothing was sent, and the endpoint has no part in it."""
+        attempt.on_close = self
+        attempt.end("refused", OutcomeKind.IGNORED)
+        return self._fail(errors.SecurityError, f"the call is refused, never sent in plain: {why}")
+
+    def break_off(self, outcome: Outcome) -> errors.CallError:
+        """The error of a response body that ended early: final, whatever the policy says."""
+        assert outcome.reset is not None
+        self.attempts[-1].outcome = outcome.reset.value
+        kind = BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
+        return self._reset(kind, "the response body broke off", outcome)
+
+    def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
+        """An error for a reset, with its cause and Envoy's flag for it."""
+        cause = " ".join(str(outcome.error or "").split())
+        error = self._fail(kind, f"{what}: {cause}" if cause else what)
+        error.__cause__ = outcome.error
+        if outcome.reset in RESET_FLAGS:
+            error.flag = RESET_FLAGS[outcome.reset]
+        return error
+
+    def _caller_gave_up(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
+        # A timer may fire a little before its time: the clock alone does not tell.
+        if attempt.by_caller and outcome.reset is ResetReason.PER_TRY_TIMEOUT:
+            return True
+        return self.give_up_at is not None and now >= self.give_up_at
+
+    def _error_class(
+        self, attempt: Attempt, outcome: Outcome, now: float
+    ) -> type[errors.CallError]:
+        reset = outcome.reset
+        if reset is not ResetReason.PER_TRY_TIMEOUT:
+            assert reset is not None
+            return RESET_ERRORS.get(reset, errors.UpstreamReset)
+        if self._caller_gave_up(attempt, outcome, now):
+            return errors.DeadlineExceeded
+        if self.per_try_s is not None:
+            return errors.PerTryTimeout
+        # Without a limit of the policy it can only be one of the caller's own.
+        return errors.DeadlineExceeded if self.timeout_s is None else errors.RouteTimeout
+
+    def _fail(self, kind: type[errors.CallError], why: str) -> errors.CallError:
+        self.release_retry()
+        tries = len(self.attempts)
+        after = f" after {tries} tries" if tries > 1 else ""
+        where = f" at {self.attempts[-1].endpoint}" if tries else ""
+        self.error = error = kind(f"{self._what()}{where}{after}: {why}", self.report)
+        return error
+
+    def release_retry(self) -> None:
+        """Give the retry permit back, if one is held. Idempotent."""
+        if self._retry is not None and self.cluster is not None:
+            self._retry.release(self.cluster.limiter)
+
+    def leave(self, now: float) -> None:
+        """Tell the filters that the call is over. Idempotent."""
+        entered, self._entered = self._entered, None
+        if not entered:
+            return
+        status = 0
+        if self.error is not None:
+            status = self.error.status
+        elif self.attempts:
+            status = self.attempts[-1].status
+        elif self.reply is not None:
+            status = self.reply.status
+        for left in reversed(entered):
+            left.leave(status, -1, self._started, now)
+
+    def abandon(self, now: float) -> None:
+        """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""
+        self.release_retry()
+        for attempt in self.attempts:
+            attempt.close(now)
+        self.leave(now)
+
+    def _no_endpoint(self, cluster: ClusterState) -> errors.CallError:
+        why = cluster.cluster.discovery_error or "it has no healthy endpoint"
+        message = f"{self._what()}: cluster {cluster.cluster.name}: {why}"
+        return errors.NoHealthyEndpoint(message, self.report)
+
+    def _what(self) -> str:
+        head = self.head
+        return f"{head.method} {head.scheme}://{self.host}{head.path.partition('?')[0]}"
+
+    # -- what reports read ---------------------------------------------------
+
+    @property
+    def report(self) -> CallReport:
+        """A view of this call, for responses and errors."""
+        return CallReport(self)
+
+    @property
+    def snapshot_version(self) -> int:
+        """Version of the snapshot in force when the call began."""
+        return self.plane.snapshot.version
+
+    @property
+    def route_name(self) -> str:
+        """The route's name; empty without one."""
+        return self.route.route.name if self.route is not None else ""
+
+    @property
+    def cluster_name(self) -> str:
+        """The chosen cluster's name, even when it does not exist."""
+        if self.cluster is not None:
+            return self.cluster.cluster.name
+        return self.weighted.cluster if self.weighted is not None else ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Envoy's response flags, in the order they were set."""
+        own = self.error.flag if self.error is not None else ""
+        extra = self._extra_flags
+        return (*extra, own) if own and own not in extra else extra
