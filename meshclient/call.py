@@ -78,6 +78,7 @@ class Call(CallRecord):
         strategies: dict[str, RetryStrategy] | None = None,
         wall_clock: Callable[[], float] | None = None,
         dry: bool = False,
+        strategy: RetryStrategy | None = None,
     ) -> None:
         self.plane = plane
         self.head = head
@@ -92,7 +93,7 @@ class Call(CallRecord):
         self.cluster: ClusterState | None = None
         self.weighted: WeightedCluster | None = None
         self.policy: RetryPolicy | None = None
-        self.strategy: RetryStrategy | None = None
+        self.strategy: RetryStrategy | None = strategy
         self.timeout_s: float | None = None
         self.per_try_s: float | None = None
         self.virtual_host_name = ""
@@ -124,7 +125,7 @@ class Call(CallRecord):
                 f"{self._what()}: the host is known, but none of its routes matches", self.report
             )
             return
-        if strategies is not None:
+        if strategies is not None and self.strategy is None:
             self.strategy = strategies.get(self.virtual_host_name)
         self._count_attempts = (
             route.forward.include_attempt_count or host.virtual_host.include_attempt_count

@@ -129,6 +129,14 @@ class CallRecord:
         error.__cause__ = cause
         return error
 
+    def disregard(self, attempt: Attempt, now: float) -> None:
+        """A try whose end says nothing about the endpoint (a mistake of the caller's own
+        code): final, and counted nowhere."""
+        attempt.duration_s = now - attempt.started
+        attempt.on_close = self
+        self.release_retry()
+        attempt.end("disregarded", OutcomeKind.IGNORED)
+
     def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
         """The error of a try whose connection cannot be secured as the policy
         says: final, nothing was sent, and the endpoint has no part in it."""

@@ -7,6 +7,7 @@
      ├── NotReadyError               no snapshot in time; also a TimeoutError
      ├── ClosedError                 the mesh (or its client) was closed
      └── CallError                   one outbound call failed; .report
+          ├── AnsweredLocally        the policy answers a decorated function's call itself
           ├── InvalidRequest         DPE  it cannot be put on the wire; also a ValueError
           ├── UnknownHost            registry_only and no policy knows the host
           ├── NoRoute                NR   the host is known, no route matches
@@ -76,6 +77,12 @@ class CallError(MeshError):
 
     def __reduce__(self) -> tuple[type[CallError], tuple[str, CallReport]]:
         return (type(self), (str(self), self.report))
+
+
+class AnsweredLocally(CallError):
+    """The policy answers in the service's place (an injected fault, a rate limit, a direct
+    response), and a decorated function has no response to return: ``status`` and ``body``
+    are what an HTTP caller would have got."""
 
 
 class InvalidRequest(CallError, ValueError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from meshclient import errors
-from meshclient.clients.factory import EngineName, Engines, Place, make_client, make_transport
+from meshclient.clients.factory import EngineName, Engines, make_client, make_transport
 from meshclient.clients.runtime import Runtime
 from meshclient.control import Controller, after_fork
 from meshclient.model.request import head_of
@@ -25,6 +25,7 @@ from meshclient.upkeep import Upkeep
 if TYPE_CHECKING:
     import httpx
 
+    from meshclient.clients.decorator import CallPolicy
     from meshclient.explain import Explanation
     from meshclient.model.events import Event
     from meshclient.resilience import RetryStrategy
@@ -311,6 +312,44 @@ class Mesh:
             proxy=proxy,
         )
 
+    def warm_up(self, host: str, *, connections: int | None = None, timeout: float = 5.0) -> bool:
+        """Open connections to the endpoints of ``host`` now, for the blocking clients.
+
+        ``host`` is ``name`` or ``name:port``, as in ``http://name:port/``. Every endpoint
+        that may get traffic is to have ``connections`` of them, TLS handshake included
+        (default: ``connection: {warm_up: ...}`` of the policy, at least 1; 1 to 64). Blocks
+        for ``timeout`` seconds at most. True when all have as many; failures raise
+        nothing. Endpoints are those known now: call :meth:`wait_ready` first.
+
+        Raises ValueError for a host that no policy knows and for bad numbers, RuntimeError
+        under another ``engine``, :class:`~meshclient.errors.ClosedError` once the mesh is closed.
+        """
+        from meshclient.clients.warming import warm_up
+
+        return warm_up(self._runtime, self._engines, host, connections, timeout)
+
+    async def async_warm_up(
+        self, host: str, *, connections: int | None = None, timeout: float = 5.0
+    ) -> bool:
+        """:meth:`warm_up` for the running asyncio loop, whose connections are its own."""
+        from meshclient.clients.warming import async_warm_up
+
+        return await async_warm_up(self._runtime, self._engines, host, connections, timeout)
+
+    def call(self, target: str, **options: Any) -> CallPolicy:
+        """The policy of a service for functions that call it by any means: a decorator.
+
+        ``target`` is what a client would dial: ``payments``, ``payments:8080``,
+        ``http://payments/charge``. ``options`` are those of
+        :class:`~meshclient.clients.decorator.CallOptions`. A parameter named ``endpoint``
+        of the decorated function receives the pick of each try.
+
+        Raises TypeError or ValueError for options that mean nothing.
+        """
+        from meshclient.clients.decorator import call_policy
+
+        return call_policy(self._runtime, target, options)
+
     # -- look inside ---------------------------------------------------------
 
     @property
@@ -376,10 +415,19 @@ class Mesh:
             snapshot, previous, _random64, time.time, now=self._clock(), urge=self._upkeep.urge
         )
         if previous is not None:
-            # Endpoints that left are drained, and those whose connections now live by
-            # other rules; everything else, the hosts without policy included, stays.
-            self._engines.drain(_places(previous) - _places(plane))
+            # Endpoints that left are drained, and those whose connections are now made
+            # otherwise; everything else, the hosts without policy included, stays.
+            self._follow(previous, plane)
         return plane
+
+    def _follow(self, previous: Plane, plane: Plane) -> None:
+        if not self._engines.values():
+            return
+        from meshclient.clients.places import places_of
+        from meshclient.clients.warming import tell_of_newcomers
+
+        self._engines.drain(places_of(previous), places_of(plane))
+        tell_of_newcomers(self._engines.values(), previous, plane)
 
     def after_fork_in_child(self) -> None:
         """The parent's locks, connections and in-flight counts are not ours."""
@@ -389,19 +437,6 @@ class Mesh:
             self._plane, _random64, now=self._clock(), urge=self._upkeep.urge
         )
         self._publisher.replace_in_child(self._plane)
-
-
-def _places(plane: Plane) -> set[Place]:
-    return {
-        (
-            state.endpoint.address,
-            state.endpoint.port,
-            cluster.cluster.policy.connection,
-            cluster.shared.get("connections"),
-        )
-        for cluster in plane.clusters.values()
-        for state in cluster.states
-    }
 
 
 def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryStrategy]:

@@ -5,13 +5,12 @@ One loop: ask the call, send, tell the call. It holds no policy.
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.clients import http_common as common
+from meshclient.clients.any_loop import sleep_here
 from meshclient.clients.families import Family, family_of
 from meshclient.clients.network_stream import AsyncNetworkStream
 from meshclient.model.headers import HeaderMap
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
     from meshclient.clients.runtime import Runtime
     from meshclient.transport.async_engine import AsyncEngine
     from meshclient.transport.interface import AsyncWireResponse
-
-
-async def sleep_here(seconds: float) -> None:
-    """Sleep in whatever runs: asyncio, else trio."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        await sys.modules["trio"].sleep(seconds)
-    else:
-        await asyncio.sleep(seconds)
 
 
 class AsyncMeshTransport:

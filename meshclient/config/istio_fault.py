@@ -6,35 +6,11 @@ Reads and translates; nothing is injected here.
 from __future__ import annotations
 
 from meshclient.config.reader import Reader
+from meshclient.model.grpc_status import GRPC_STATUS
 from meshclient.model.matching import Fraction
 from meshclient.model.routes import Fault
 
 _MILLION = 1_000_000
-#: Names that ``abort.grpcStatus`` may have. Source: gRPC ``doc/statuscodes.md``.
-GRPC_STATUS = {
-    name: number
-    for number, name in enumerate(
-        (
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}
 
 
 def read_percentage(block: Reader) -> Fraction:

@@ -30,12 +30,13 @@ class PlayedCall:
     """What came of a call.
 
     ``status`` is the final response's (a local reply's, too; 0: there is none),
-    ``error`` what a caller would have caught. ``delays_s`` are the back-offs,
+    ``error`` what a caller would have caught. ``delays_s`` are the back-offs, ``held_s``
+    is how long the call was held before its first try (an injected delay),
     ``sent`` the headers of each try as they would have gone out, ``call`` the
     call itself, with ``call.head`` as it was rewritten.
     """
 
-    __slots__ = ("call", "delays_s", "error", "reply", "sent", "status")
+    __slots__ = ("call", "delays_s", "error", "held_s", "reply", "sent", "status")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -43,6 +44,7 @@ class PlayedCall:
         self.status = 0 if call.reply is None else call.reply.status
         self.error: errors.CallError | None = None
         self.delays_s: list[float] = []
+        self.held_s = 0.0
         self.sent: list[HeaderMap] = []
 
     @property
@@ -97,7 +99,13 @@ def run_call(
     plane: Plane = mesh._publisher.plane if isinstance(mesh, Mesh) else mesh
     call = Call(plane, head, time(), draw, **options)
     played = PlayedCall(call)
-    if call.reply is None:
+    while call.hold is not None:
+        played.held_s += call.hold.wait_s
+        time.sleep(call.hold.wait_s)
+        call.resume(time())
+    if call.reply is not None:
+        played.reply, played.status = call.reply, call.reply.status
+    else:
         try:
             _play(played, call, iter(outcomes), time)
         except errors.CallError as error:
