@@ -14,7 +14,7 @@ from meshclient.model.outcome import OutcomeKind
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.call_record import CallRecord
-    from meshclient.cluster_state import ClusterState
+    from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.cluster import ConnectionOptions
     from meshclient.model.endpoint import Endpoint
 
@@ -40,6 +40,7 @@ class Attempt:
         "duration_s",
         "headers",
         "kind",
+        "lane",
         "number",
         "on_close",
         "outcome",
@@ -54,11 +55,13 @@ class Attempt:
         headers: RawHeaders,
         state: EndpointState,
         cluster_state: ClusterState,
+        lane: Lane,
         number: int,
         now: float,
     ) -> None:
         self.state = state
         self.cluster_state = cluster_state
+        self.lane = lane
         self.number = number
         self.started = now
         self.duration_s = 0.0
@@ -98,7 +101,7 @@ class Attempt:
         if not self._closed:
             self._closed = True
             self.state.release()
-            requests = self.cluster_state.requests
+            requests = self.lane.requests
             if requests is not None:
                 requests.release()
             if self.on_close is not None:

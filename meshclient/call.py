@@ -45,7 +45,7 @@ from meshclient.resilience import (
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
-    from meshclient.cluster_state import ClusterState
+    from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.endpoint import Labels
     from meshclient.plane import Plane
     from meshclient.resilience.filter import Filter, Verdict
@@ -91,6 +91,7 @@ class Call(CallRecord):
         self.error: errors.CallError | None = None
         self.route: CompiledRoute | None = None
         self.cluster: ClusterState | None = None
+        self.lane: Lane | None = None
         self.weighted: WeightedCluster | None = None
         self.policy: RetryPolicy | None = None
         self.strategy: RetryStrategy | None = strategy
@@ -209,6 +210,7 @@ class Call(CallRecord):
             self._unknown_cluster(action)
             return
         self.cluster = cluster
+        self.lane = cluster.lane if action.priority == "default" else cluster.high
         if cluster.refusal:
             self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
             return
@@ -245,6 +247,7 @@ class Call(CallRecord):
             )
             return
         self.cluster = self.plane.passthrough
+        self.lane = self.cluster.lane
 
     def _unknown_cluster(self, action: ForwardAction) -> None:
         if self.weighted is not None:
@@ -269,24 +272,26 @@ class Call(CallRecord):
             self.leave(now)
             raise self.error
         assert cluster is not None
+        lane = self.lane
+        assert lane is not None
         tries = self.attempts
         if tries:
             self._check_time(now)
-        elif cluster.limiter.counts_requests:
-            cluster.limiter.on_request(now)
+        elif lane.limiter.counts_requests:
+            lane.limiter.on_request(now)
         state = self._pick(cluster, now)
         if state is None:
             self.release_retry()
             self.error = self._no_endpoint(cluster)
             self.leave(now)
             raise self.error
-        requests = cluster.requests
+        requests = lane.requests
         if requests is not None and not requests.acquire():
-            overflow = self._overflow(state, cluster, now)
+            overflow = self._overflow(state, cluster, lane, now)
             self.leave(now)
             raise overflow
         state.acquire()
-        attempt = Attempt(self.head.headers.raw, state, cluster, len(tries) + 1, now)
+        attempt = Attempt(self.head.headers.raw, state, cluster, lane, len(tries) + 1, now)
         tries.append(attempt)
         route = self.route
         if route is not None:
@@ -299,14 +304,14 @@ class Call(CallRecord):
         return attempt
 
     def _overflow(
-        self, state: EndpointState, cluster: ClusterState, now: float
+        self, state: EndpointState, cluster: ClusterState, lane: Lane, now: float
     ) -> errors.CallError:
         """Too many requests in flight: the try ends before it begins, and is not repeated."""
-        attempt = Attempt(self.head.headers.raw, state, cluster, len(self.attempts) + 1, now)
+        attempt = Attempt(self.head.headers.raw, state, cluster, lane, len(self.attempts) + 1, now)
         attempt._closed = True  # it was never counted in
         attempt.kind = OutcomeKind.IGNORED
         self.attempts.append(attempt)
-        limit = cluster.cluster.policy.limits.max_requests
+        limit = lane.limits.max_requests
         cause = OverflowError(f"{limit} requests to the cluster are in flight (max_requests)")
         self._finish(attempt, Outcome(reset=ResetReason.OVERFLOW, sent=False, error=cause), now)
         assert self.error is not None
@@ -415,15 +420,14 @@ class Call(CallRecord):
             retry = self._retry = RetryState(
                 policy, self.head.method, self.replayable, self.head.headers, self.strategy
             )
-        cluster = self.cluster
+        cluster, lane = self.cluster, self.lane
         assert cluster is not None
+        assert lane is not None
         unix_now = None
         if self._wall_clock is not None and policy.rate_limited is not None:
             unix_now = self._wall_clock()
         elapsed_s = now - self._started
-        delay_s = retry.decide(
-            outcome, cluster.limiter, self._rand, now, elapsed_s, cluster, unix_now
-        )
+        delay_s = retry.decide(outcome, lane.limiter, self._rand, now, elapsed_s, cluster, unix_now)
         if retry.note:
             self.notes = (*self.notes, retry.note)
         if retry.flag:

@@ -16,7 +16,7 @@ from meshclient.model.retry import IDEMPOTENT_METHODS
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
-    from meshclient.cluster_state import ClusterState
+    from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.request import LocalReply, RequestHead
     from meshclient.model.retry import RetryPolicy
     from meshclient.model.routes import WeightedCluster
@@ -46,6 +46,7 @@ class CallRecord:
         "head",
         "hold",
         "host",
+        "lane",
         "notes",
         "per_try_s",
         "plane",
@@ -70,6 +71,7 @@ class CallRecord:
     error: errors.CallError | None
     route: CompiledRoute | None
     cluster: ClusterState | None
+    lane: Lane | None
     weighted: WeightedCluster | None
     policy: RetryPolicy | None
     strategy: RetryStrategy | None
@@ -190,8 +192,8 @@ class CallRecord:
 
     def release_retry(self) -> None:
         """Give the retry permit back, if one is held. Idempotent."""
-        if self._retry is not None and self.cluster is not None:
-            self._retry.release(self.cluster.limiter)
+        if self._retry is not None and self.lane is not None:
+            self._retry.release(self.lane.limiter)
 
     def leave(self, now: float) -> None:
         """Tell the filters that the call is over. Idempotent."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
-from meshclient.model.cluster import Cluster
+from meshclient.model.cluster import Cluster, Limits
 from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality, OriginalDestination
 from meshclient.resilience import RequestLimit, RetryLimiter, request_limit
 
@@ -47,11 +47,30 @@ class Building:
         self.urge = urge
 
 
+class Lane:
+    """What the calls of one routing priority share: requests, retries, connections.
+
+    Envoy keeps these apart for DEFAULT and HIGH, so that a flood of ordinary calls leaves
+    room for the important ones. ``requests`` counts what is in flight; None: no limit.
+    ``shared`` is where the drivers keep what the connections of the lane share.
+    """
+
+    __slots__ = ("apart", "limiter", "limits", "requests", "shared")
+
+    def __init__(self, limits: Limits, apart: bool = False) -> None:
+        self.limits = limits
+        #: Whether its connections are other ones than those of the cluster's ordinary calls.
+        self.apart = apart
+        self.limiter = RetryLimiter(limits)
+        self.requests: RequestLimit | None = request_limit(limits)
+        self.shared: dict[str, Any] = {}
+
+
 class ClusterState:
     """A cluster of one snapshot with the state its calls share.
 
     ``refusal`` is set when calls must not be made at all (security settings
-    that cannot be honoured). ``requests`` counts what is in flight; None: no limit.
+    that cannot be honoured). ``lane`` and ``high`` are the limits of its two priorities.
     ``on_outcome`` is called once per try, at its response head or reset; None where
     nothing watches. ``shared`` is where the drivers keep what all connections of the
     cluster share; it lives as long as the policy stays the same.
@@ -65,10 +84,10 @@ class ClusterState:
         "balancer",
         "cluster",
         "detector",
-        "limiter",
+        "high",
+        "lane",
         "on_outcome",
         "refusal",
-        "requests",
         "shared",
         "states",
     )
@@ -83,9 +102,9 @@ class ClusterState:
         self.states: tuple[EndpointState, ...] = carry_over(
             kept.states if kept else (), cluster, now
         )
-        self.limiter: RetryLimiter = kept.limiter if kept else RetryLimiter(cluster.policy.limits)
-        self.requests: RequestLimit | None = (
-            kept.requests if kept else request_limit(cluster.policy.limits)
+        self.lane: Lane = kept.lane if kept else Lane(cluster.policy.limits)
+        self.high: Lane = (
+            kept.high if kept else Lane(cluster.policy.high_priority_limits, apart=True)
         )
         self.shared: dict[str, Any] = kept.shared if kept else {}
         self.detector: Any = kept.detector if kept else None
@@ -181,8 +200,7 @@ class DialledClusterState(ClusterState):
         if isinstance(previous, DialledClusterState) and previous.cluster.policy == cluster.policy:
             self._by_address = previous._by_address
             self._lock = previous._lock
-            self.limiter = previous.limiter
-            self.requests = previous.requests
+            self.lane, self.high = previous.lane, previous.high
             self.shared = previous.shared
 
     def live_states(self) -> tuple[EndpointState, ...]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.clients.families import Family
     from meshclient.clients.runtime import Runtime
-    from meshclient.cluster_state import ClusterState
+    from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.cluster import TlsSettings
     from meshclient.model.endpoint import Endpoint
     from meshclient.transport.interface import WireResponse
@@ -286,6 +286,10 @@ class Targets:
 
     def of(self, call: Call, attempt: Attempt, request: Any) -> Target:
         """The pool key of a try."""
+        target = self._of(call, attempt, request)
+        return _on_high_lane(target, attempt.lane) if attempt.lane.apart else target
+
+    def _of(self, call: Call, attempt: Attempt, request: Any) -> Target:
         head = call.head
         state = attempt.state
         if head.scheme != "https":
@@ -387,6 +391,19 @@ def _proxy_to(peer: Endpoint, proxy: str) -> Proxy | None:
 
 def _connection_slots(cluster: ClusterState) -> ConnectionSlots | None:
     """One object per cluster and process, whichever thread asks first."""
-    limits = cluster.cluster.policy.limits
+    limits = cluster.lane.limits
     made: ConnectionSlots | None = cluster.shared.setdefault("connections", slots_for(limits))
     return made
+
+
+def _on_high_lane(target: Target, lane: Lane) -> Target:
+    """``target`` with the connections of the important calls, where those have limits."""
+    targets: dict[Target, Target] = lane.shared.setdefault("targets", {})
+    found = targets.get(target)
+    # Another object means another answer of the name's DNS.
+    if found is None or found.more_addresses is not target.more_addresses:
+        slots = lane.shared.setdefault("connections", slots_for(lane.limits))
+        if len(targets) >= _MAX_TLS_TARGETS:
+            targets.clear()
+        found = targets[target] = target.counted_by(slots)
+    return found

@@ -66,6 +66,15 @@ class ConnectionOptions:
     #: long it has to answer before the connection is given up.
     ping_interval_s: float | None = None
     ping_timeout_s: float = 20.0
+    #: Envoy's per_upstream_preconnect_ratio, 1.0 to 3.0: connections per request in flight.
+    preconnect_ratio: float = 1.0
+    #: Connections kept open to each endpoint from the first call to the cluster on.
+    warm_up: int = 0
+    #: Most of a response head, and of trailers: KiB, and lines. More is a protocol error.
+    #: Source: Envoy, source/common/http/http1/codec_impl.h (80 KiB) and
+    #: api/envoy/config/core/v3/protocol.proto (max_headers_count).
+    max_response_header_kb: int = 80
+    max_response_headers: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,8 @@ class TlsSettings:
     insecure_skip_verify: bool = False
     crl: str = ""
     san_matchers: tuple[SanMatcher, ...] = ()
+    #: Mode istio_mutual: folder of the workload's certificates; empty: the usual ones.
+    workload_certificates: str = ""
 
     @property
     def expected_names(self) -> tuple[SanMatcher, ...]:
@@ -124,6 +135,7 @@ class TlsSettings:
 class ClusterPolicy:
     """Everything about a cluster but its endpoints; hashable, its own cache key.
 
+    ``high_priority_limits`` are for the routes of priority ``high``, counted apart.
     ``proxy``: URL of the proxy that connections are tunnels through; empty for none.
     ``panic_threshold_percent`` 0 turns panic off. An endpoint that discovery drops stays
     in use until an active check fails (Envoy's default), unless
@@ -133,6 +145,7 @@ class ClusterPolicy:
 
     load_balancing: LoadBalancing = LoadBalancing()
     limits: Limits = Limits()
+    high_priority_limits: Limits = Limits()
     connection: ConnectionOptions = ConnectionOptions()
     outlier_detection: OutlierDetection | None = None
     circuit_breaker: CircuitBreaker | None = None

@@ -12,6 +12,7 @@ from meshclient.model.cluster import ConnectionOptions
 from meshclient.model.outcome import ResetReason
 
 if TYPE_CHECKING:
+    from meshclient.transport.preconnect import Neighbours
     from meshclient.transport.proxy import Proxy
     from meshclient.transport.slots import ConnectionSlots
     from meshclient.transport.tls import TlsIdentity
@@ -39,8 +40,8 @@ class Target:
     nothing about those that exist. ``connections`` counts and limits those of the
     whole cluster; None: no limit. ``proxy``: connections are tunnels through it.
     ``protocol`` "h2" is HTTP/2 by prior knowledge or ALPN; "auto" (with ``tls`` whose
-    context offers h2) is what the server's ALPN answer says.
-    Treat as immutable.
+    context offers h2) is what the server's ALPN answer says. ``neighbours`` is asked where
+    connections are opened ahead; None: nobody knows the endpoint's cluster. Treat as immutable.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Target:
         "address",
         "connections",
         "more_addresses",
+        "neighbours",
         "options",
         "port",
         "protocol",
@@ -66,6 +68,7 @@ class Target:
         connections: ConnectionSlots | None = None,
         proxy: Proxy | None = None,
         protocol: Protocol = "http1",
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.address = address
         self.port = port
@@ -75,6 +78,7 @@ class Target:
         self.connections = connections
         self.proxy = proxy
         self.protocol: Protocol = protocol
+        self.neighbours = neighbours
         self._hash = hash((address, port, tls, options, protocol))
 
     def __hash__(self) -> int:
@@ -93,6 +97,20 @@ class Target:
             and self.connections is other.connections
             and self.proxy == other.proxy
             and self.protocol == other.protocol
+        )
+
+    def counted_by(self, connections: ConnectionSlots | None) -> Target:
+        """The same place, whose connections are counted elsewhere."""
+        return Target(
+            self.address,
+            self.port,
+            self.tls,
+            self.options,
+            more_addresses=self.more_addresses,
+            connections=connections,
+            proxy=self.proxy,
+            protocol=self.protocol,
+            neighbours=self.neighbours,
         )
 
     @property

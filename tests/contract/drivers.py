@@ -198,8 +198,8 @@ def leftovers(mesh: Mesh) -> list[str]:
     for name, state in (*plane.clusters.items(), ("passthrough", plane.passthrough)):
         if state.active_requests:
             found.append(f"{name}: {state.active_requests} in flight")
-        if state.limiter.active:
-            found.append(f"{name}: {state.limiter.active} retry permits")
+        if state.lane.limiter.active:
+            found.append(f"{name}: {state.lane.limiter.active} retry permits")
     for cluster, endpoints in mesh.dump()["clusters"].items():
         found += [f"dump: {cluster} {e} {n}" for e, n in endpoints.items() if n]
     for engine in mesh._engines.values():

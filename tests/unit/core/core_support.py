@@ -112,5 +112,5 @@ def sent(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
 def counts(plane: Plane) -> int:
     """Requests in flight, their slots and retry permits, over the whole plane; 0 at rest."""
     states = (*plane.clusters.values(), plane.passthrough)
-    slots = sum(state.requests.active for state in states if state.requests is not None)
-    return slots + sum(state.active_requests + state.limiter.active for state in states)
+    slots = sum(state.lane.requests.active for state in states if state.lane.requests is not None)
+    return slots + sum(state.active_requests + state.lane.limiter.active for state in states)

@@ -28,7 +28,7 @@ def plane(count: int = 1) -> Plane:
 
 def test_no_limit_no_counter() -> None:
     assert request_limit(Limits(max_connections=1)) is None
-    assert plane_of(to()).clusters["a"].requests is None
+    assert plane_of(to()).clusters["a"].lane.requests is None
 
 
 def test_the_request_over_the_limit_is_refused_as_envoy_refuses_it() -> None:
@@ -46,8 +46,8 @@ def test_the_request_over_the_limit_is_refused_as_envoy_refuses_it() -> None:
     (attempt,) = third.attempts
     assert (attempt.outcome, attempt.kind) == ("overflow", OutcomeKind.IGNORED)
     third.abandon(1.0)
-    assert world.clusters["a"].requests is not None
-    assert world.clusters["a"].requests.active == 2, "the refused one was never counted"
+    assert world.clusters["a"].lane.requests is not None
+    assert world.clusters["a"].lane.requests.active == 2, "the refused one was never counted"
     for one in held:
         one.close(2.0)
     assert counts(world) == 0
@@ -137,3 +137,22 @@ def test_other_addresses_of_an_endpoint_make_a_new_target_and_keep_the_counts() 
     kept.wire = "target"
     carry_over([kept], Cluster("a", endpoints=(Endpoint("10.0.0.1", 80, weight=3),)))
     assert kept.wire == "target"
+
+
+def test_important_calls_are_counted_apart_from_ordinary_ones() -> None:
+    policy = ClusterPolicy(
+        LoadBalancing("round_robin"), Limits(max_requests=1), Limits(max_requests=2)
+    )
+    target = cluster("a", 2, policy=policy)
+    ordinary = plane_of(to(), target)
+    important = build_plane(plane_of(to(priority="high"), target).snapshot, ordinary, fixed_seed)
+    held = [call_of(ordinary).next_attempt(0.0)]
+    held += [call_of(important).next_attempt(0.0) for _ in range(2)]
+    for full in (ordinary, important):
+        with pytest.raises(errors.Overflow):
+            call_of(full).next_attempt(0.0)
+    for one in held:
+        one.close(1.0)
+    assert counts(important) == 0
+    state = important.clusters["a"]
+    assert state.lane.requests is not state.high.requests

@@ -77,7 +77,8 @@ def test_a_cluster_that_discovery_cannot_fill_says_so():
 
 
 def test_only_unhealthy_endpoints_count_as_none():
-    sick = cluster(endpoints=endpoints(2, health="unhealthy"))
+    no_panic = ClusterPolicy(panic_threshold_percent=0)
+    sick = cluster(endpoints=endpoints(2, health="unhealthy"), policy=no_panic)
     with pytest.raises(errors.NoHealthyEndpoint):
         call_of(plane_of(to(), sick)).next_attempt(0.0)
 
@@ -88,7 +89,7 @@ def test_a_retry_that_finds_no_endpoint_gives_its_permit_back(monkeypatch):
     first = call.next_attempt(0.0)
     assert call.settle(first, status(503), 0.0) is not None
     first.close(0.0)
-    assert plane.clusters["a"].limiter.active == 1
+    assert plane.clusters["a"].lane.limiter.active == 1
     monkeypatch.setattr(type(plane.clusters["a"].balancer), "pick", lambda *_: None)
     with pytest.raises(errors.NoHealthyEndpoint):
         call.next_attempt(0.1)
@@ -211,7 +212,7 @@ def test_a_windowed_budget_counts_the_call_once_not_its_tries():
     call.settle(first, status(503), 0.0)
     first.close(0.0)
     call.next_attempt(0.1)
-    limiter = plane.clusters["a"].limiter
+    limiter = plane.clusters["a"].lane.limiter
     assert limiter.limit(0, 0.1) == 1
     call_of(plane).next_attempt(0.2)
     assert limiter.limit(0, 0.2) == 2
@@ -303,7 +304,7 @@ def test_after_any_sequence_of_outcomes_nothing_stays_counted(
 def test_the_retry_permit_is_back_before_the_body_is_read(last, tries):
     plane = plane_of(to(retry=RETRY))
     call = call_of(plane)
-    limiter = plane.clusters["a"].limiter
+    limiter = plane.clusters["a"].lane.limiter
     for number in range(tries - 1):
         attempt = call.next_attempt(0.0)
         assert call.settle(attempt, reset(BROKEN), 0.0) is not None

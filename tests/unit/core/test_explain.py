@@ -95,8 +95,7 @@ decided by:
   FILE:27 (DestinationRule default/reviews)
 
 not yet honoured:
-  spec.http[1].mirror: mirroring: read, but not yet honoured  [FILE:25:13]
-  spec.trafficPolicy.outlierDetection: outlierDetection: read, but not yet honoured  [FILE:32:74]"""
+  spec.http[1].mirror: mirroring: read, but not yet honoured  [FILE:25:13]"""
 
 
 def test_an_istio_file_word_for_word(tmp_path: Path):
@@ -247,6 +246,7 @@ def test_what_is_excluded_and_why():
             Endpoint("10.0.0.2", 80, health="unhealthy"),
             Endpoint("10.0.0.3", 80, priority=1),
             Endpoint("10.0.0.4", 80, weight=5),
+            Endpoint("10.0.0.5", 80),
         )
     )
     found = explain(plane_of(to(), mixed), head())
@@ -254,14 +254,16 @@ def test_what_is_excluded_and_why():
     assert rows == {
         "10.0.0.1:80": "",
         "10.0.0.2:80": "unhealthy",
-        "10.0.0.3:80": "priority 1; priority 0 has eligible endpoints",
+        "10.0.0.3:80": "priority 1; others take the whole load",
         "10.0.0.4:80": "",
+        "10.0.0.5:80": "",
     }
     assert "10.0.0.2:80  weight 1  in flight 0  excluded: unhealthy" in str(found)
 
 
 def test_problems_of_clusters():
-    sick = cluster(endpoints=endpoints(1, health="unhealthy"))
+    no_panic = ClusterPolicy(LoadBalancing("round_robin"), panic_threshold_percent=0)
+    sick = cluster(endpoints=endpoints(1, health="unhealthy"), policy=no_panic)
     found = explain(plane_of(to(), sick), head())
     assert found.verdict == "forwarded to a (no healthy endpoint: 503 (UH))"
     assert "\ncluster a  round_robin\n  no healthy endpoint: 503 (UH)\n" in str(found)

@@ -48,7 +48,7 @@ def test_equal_policy_keeps_counts_permits_and_the_turn():
     new = next_of(plane, cluster(count=2))
     old_state, new_state = plane.clusters["a"], new.clusters["a"]
     assert new_state.states == old_state.states[:2]
-    assert new_state.limiter is old_state.limiter
+    assert new_state.lane.limiter is old_state.lane.limiter
     assert next(new_state.balancer.turns) == turn + 1
     assert new_state.active_requests == 1
     attempt.close(0.0)
@@ -60,7 +60,7 @@ def test_another_policy_starts_afresh_and_old_calls_end_on_the_old_counts():
     attempt = call_of(plane).next_attempt(0.0)
     new = next_of(plane, cluster(policy=OTHER_POLICY))
     assert not set(new.clusters["a"].states) & set(plane.clusters["a"].states)
-    assert new.clusters["a"].limiter is not plane.clusters["a"].limiter
+    assert new.clusters["a"].lane.limiter is not plane.clusters["a"].lane.limiter
     assert counts(new) == 0
     attempt.close(0.0)
     assert counts(plane) == 0
@@ -190,7 +190,7 @@ def test_the_child_of_a_fork_has_nothing_in_flight_and_locks_of_its_own():
     assert counts(child) == 0
     assert child.tables is plane.tables
     assert child.snapshot is plane.snapshot
-    assert child.clusters["a"].limiter is not plane.clusters["a"].limiter
+    assert child.clusters["a"].lane.limiter is not plane.clusters["a"].lane.limiter
     assert child.passthrough._lock is not plane.passthrough._lock
     for call in calls:
         call.abandon(0.0)
@@ -201,6 +201,9 @@ def test_a_retry_permit_goes_back_to_the_cluster_it_came_from():
     call = call_of(plane)
     call.settle(call.next_attempt(0.0), status(503), 0.0)
     new = next_of(plane, cluster(policy=OTHER_POLICY))
-    assert (plane.clusters["a"].limiter.active, new.clusters["a"].limiter.active) == (1, 0)
+    assert (plane.clusters["a"].lane.limiter.active, new.clusters["a"].lane.limiter.active) == (
+        1,
+        0,
+    )
     call.abandon(0.0)
     assert counts(plane) == counts(new) == 0
