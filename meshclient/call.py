@@ -20,12 +20,13 @@ to one thread or task at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from meshclient import errors
 from meshclient.attempt import Attempt
+from meshclient.balancing.session import STRICT_MISS
 from meshclient.call_record import CallRecord
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
@@ -45,11 +46,13 @@ from meshclient.resilience import (
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
+    from meshclient.balancing.session import Miss, SessionAffinity
     from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.endpoint import Labels
     from meshclient.plane import Plane
     from meshclient.resilience.filter import Filter, Verdict
     from meshclient.routing import CompiledRoute
+    from meshclient.routing.hash_policy import HashKey
 
 _EXPECTED_TIMEOUT = b"x-envoy-expected-rq-timeout-ms"
 _ATTEMPT_COUNT = b"x-envoy-attempt-count"
@@ -79,6 +82,7 @@ class Call(CallRecord):
         wall_clock: Callable[[], float] | None = None,
         dry: bool = False,
         strategy: RetryStrategy | None = None,
+        context: Mapping[str, Any] | None = None,
     ) -> None:
         self.plane = plane
         self.head = head
@@ -107,6 +111,10 @@ class Call(CallRecord):
         self.hold: Verdict | None = None
         self._entered: list[Filter] | None = None
         self._step = 0
+        self._hash: HashKey | None = None
+        self._hashed = False
+        self._asked: RequestHead | None = None
+        self.context = context
         self._decide_route(strategies, dry)
 
     # -- route ---------------------------------------------------------------
@@ -215,6 +223,12 @@ class Call(CallRecord):
             self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
             return
         self.policy = action.retry
+        if cluster.session is not None:
+            # A session is what the caller's own request names, not what a route makes of it.
+            head = self.head
+            self._asked = RequestHead(
+                head.method, head.scheme, head.authority, head.port, head.path, head.headers.copy()
+            )
         self._read_headers(route, action)
 
     def _read_headers(self, route: CompiledRoute, action: ForwardAction) -> None:
@@ -322,11 +336,48 @@ class Call(CallRecord):
         state = cluster.dial(head.dialled, head.port)
         if state is not None:
             return state
-        policy = self.policy
-        if self.attempts and policy is not None and policy.previous_hosts:
-            tried = [attempt.state for attempt in self.attempts]
-            return cluster.balancer.pick_other(self._rand, tried, policy.host_attempts, now, self)
+        if self.attempts:
+            policy = self.policy
+            if policy is not None and policy.previous_hosts:
+                tried = [attempt.state for attempt in self.attempts]
+                return cluster.balancer.pick_other(
+                    self._rand, tried, policy.host_attempts, now, self
+                )
+        elif cluster.session is not None:
+            named = self._named_by_session(cluster, cluster.session)
+            if named is not None:
+                return None if named is STRICT_MISS else named
         return cluster.balancer.pick(self._rand, now, self)
+
+    def _named_by_session(
+        self, cluster: ClusterState, session: SessionAffinity
+    ) -> EndpointState | Literal[Miss.STRICT] | None:
+        """The endpoint that the caller's session is with; first tries only."""
+        asked = self._asked
+        if asked is None:
+            return None
+        return session.find(asked.headers, asked.path, cluster.by_address, self._unix_now())
+
+    def _unix_now(self) -> float:
+        return 0.0 if self._wall_clock is None else self._wall_clock()
+
+    def added_response_headers(self, attempt: Attempt) -> list[tuple[bytes, bytes]] | None:
+        """What a response of an upstream gets besides the route's own edits: the cookie that
+        was hashed, the session. None, nearly always: nothing."""
+        if self._hash is None and self._asked is None:
+            return None
+        added: list[tuple[bytes, bytes]] = []
+        if self._hash is not None:
+            cookies = self._hash.set_cookies
+            added += [(b"set-cookie", cookie.encode("latin-1")) for cookie in cookies]
+        session, asked = attempt.cluster_state.session, self._asked
+        if session is not None and asked is not None:
+            line = session.response_header(
+                attempt.state, asked.headers, asked.path, self._unix_now()
+            )
+            if line is not None:
+                added.append((line[0].encode("latin-1"), line[1].encode("latin-1")))
+        return added or None
 
     def _prepare(self, attempt: Attempt, route: CompiledRoute, now: float) -> None:
         """Time limits and the headers that differ from try to try."""
@@ -456,8 +507,16 @@ class Call(CallRecord):
 
     @property
     def hash64(self) -> int | None:
-        """The hash that the route's hash policies make of the request; None: none applies."""
-        return None
+        """The hash that the route's hash policies make of the request, as the route has
+        edited it; None: none applies. Made once: a cookie that is made must stay the same."""
+        if not self._hashed:
+            self._hashed = True
+            route = self.route
+            if route is not None and route.hash_policies is not None:
+                self._hash = route.hash_policies.key(
+                    self.head, self._rand, self.plane.source_ip, self.context
+                )
+        return None if self._hash is None else self._hash.value
 
     @property
     def subset(self) -> Labels:

@@ -5,8 +5,8 @@ Decides nothing about what happens next; that is :mod:`meshclient.call`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, upstream_body
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from meshclient.resilience import RetryState, RetryStrategy
     from meshclient.resilience.filter import Filter, Verdict
     from meshclient.routing import CompiledRoute
+    from meshclient.routing.hash_policy import HashKey
 
 
 class CallRecord:
     """All that is known of one call. The base of :class:`meshclient.call.Call`."""
 
     __slots__ = (
+        "_asked",
         "_count_attempts",
         "_entered",
         "_extra_flags",
+        "_hash",
+        "_hashed",
         "_rand",
         "_random64",
         "_retry",
@@ -41,6 +45,7 @@ class CallRecord:
         "_wall_clock",
         "attempts",
         "cluster",
+        "context",
         "error",
         "give_up_at",
         "head",
@@ -88,6 +93,10 @@ class CallRecord:
     _extra_flags: tuple[str, ...]
     _entered: list[Filter] | None
     _step: int
+    _hash: HashKey | None
+    _hashed: bool
+    _asked: RequestHead | None
+    context: Mapping[str, Any] | None
 
     # -- how it ends -----------------------------------------------------------
 
@@ -149,7 +158,9 @@ class CallRecord:
     def break_off(self, outcome: Outcome) -> errors.CallError:
         """The error of a response body that ended early: final, whatever the policy says."""
         assert outcome.reset is not None
-        self.attempts[-1].outcome = outcome.reset.value
+        attempt = self.attempts[-1]
+        attempt.outcome = outcome.reset.value
+        attempt.cluster_state.observe_broken_body(attempt.state, outcome)
         kind = BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
         return self._reset(kind, "the response body broke off", outcome)
 

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
+from meshclient.balancing.session import SessionAffinity, by_address
 from meshclient.model.cluster import Cluster, Limits
 from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality, OriginalDestination
 from meshclient.resilience import RequestLimit, RetryLimiter, request_limit
+from meshclient.resilience.health_membership import settle_membership, without_failed
+from meshclient.resilience.outlier import OutlierDetector
 
 if TYPE_CHECKING:
     from meshclient.balancing.base import OnOutcome
@@ -27,12 +30,13 @@ MAX_DIALLED_ENDPOINTS = 1024
 class Building:
     """What building or rebuilding a cluster's state needs from outside.
 
-    ``seed`` and ``rand`` give a fresh unsigned 64-bit number per call, ``now`` is
-    monotonic seconds, ``locality`` the caller's own place. ``urge`` is called on the call
-    path when a cluster should be looked after soon (see :mod:`meshclient.upkeep`).
+    ``seed`` gives a fresh unsigned 64-bit number per call, ``now`` is monotonic
+    seconds, ``locality`` the caller's own place. In calls, ``urge`` is told of a cluster that
+    should be looked after soon (:mod:`meshclient.upkeep`), ``fail`` of an endpoint whose
+    response asks for being failed (:mod:`meshclient.health_checks`).
     """
 
-    __slots__ = ("locality", "now", "seed", "urge")
+    __slots__ = ("fail", "locality", "now", "seed", "urge")
 
     def __init__(
         self,
@@ -40,7 +44,9 @@ class Building:
         now: float = 0.0,
         locality: Locality = NO_LOCALITY,
         urge: Callable[[ClusterState], object] = id,
+        fail: Callable[[ClusterState, EndpointState], object] = lambda _cluster, _state: None,
     ) -> None:
+        self.fail = fail
         self.seed = seed
         self.now = now
         self.locality = locality
@@ -77,17 +83,20 @@ class ClusterState:
     """
 
     __slots__ = (
+        "_fail",
         "_local",
         "_locality",
         "_seed",
         "_urge",
         "balancer",
+        "by_address",
         "cluster",
         "detector",
         "high",
         "lane",
         "on_outcome",
         "refusal",
+        "session",
         "shared",
         "states",
     )
@@ -97,28 +106,39 @@ class ClusterState:
         same_policy = previous is not None and previous.cluster.policy == cluster.policy
         kept = previous if same_policy else None
         now = building.now
-        self._seed, self._urge, self._locality = building.seed, building.urge, building.locality
+        self._seed, self._locality = building.seed, building.locality
+        self._urge, self._fail = building.urge, building.fail
         self._local: Sequence[EndpointState] | None = kept._local if kept else None
-        self.states: tuple[EndpointState, ...] = carry_over(
-            kept.states if kept else (), cluster, now
+        old = kept.states if kept else ()
+        self.states: tuple[EndpointState, ...] = settle_membership(
+            old, carry_over(old, cluster, now), cluster
         )
         self.lane: Lane = kept.lane if kept else Lane(cluster.policy.limits)
         self.high: Lane = (
             kept.high if kept else Lane(cluster.policy.high_priority_limits, apart=True)
         )
         self.shared: dict[str, Any] = kept.shared if kept else {}
-        self.detector: Any = kept.detector if kept else None
+        self.detector: OutlierDetector | None = (
+            kept.detector if kept else _detector(cluster, building)
+        )
         if self.detector is not None:
             self.detector.adopt(self.states, now)
         self.on_outcome: OnOutcome | None = None
         self.balancer: Balancer = self._balance(now, kept.balancer if kept else None)
         self.refusal = _refusal(cluster)
+        session = cluster.policy.load_balancing.session
+        self.session = None if session is None else SessionAffinity(session)
+        self.by_address = {} if session is None else by_address(self.states)
 
     def _balance(self, now: float, previous: Balancer | None) -> Balancer:
         balancer = make_balancer(
             self.cluster, self.states, self._seed(), previous, now, self._local, self._locality
         )
-        watches = self.detector is not None or balancer.on_outcome is not None
+        watches = (
+            self.detector is not None
+            or balancer.on_outcome is not None
+            or bool(self.cluster.policy.health_checks)
+        )
         self.on_outcome = self._observe if watches else None
         return balancer
 
@@ -126,6 +146,11 @@ class ClusterState:
 
     def refresh(self, now: float) -> None:
         """Weigh the endpoints anew, after flags or weights changed. Control thread only."""
+        states = without_failed(self.states)
+        if states is not self.states:
+            self.states = states
+            if self.detector is not None:
+                self.detector.adopt(states, now)
         self.balancer = self._balance(now, self.balancer)
 
     def set_local(self, states: Sequence[EndpointState] | None, now: float) -> None:
@@ -161,6 +186,14 @@ class ClusterState:
         measure = self.balancer.on_outcome
         if measure is not None:
             measure(state, outcome, started, now)
+        if self.cluster.policy.health_checks and _asks_to_fail(outcome):
+            self._fail(self, state)
+
+    def observe_broken_body(self, state: EndpointState, outcome: Outcome) -> None:
+        """A response whose head was observed broke off in its body."""
+        detector = self.detector
+        if detector is not None and detector.observe_broken_body(state, outcome):
+            self._urge(self)
 
     @property
     def active_requests(self) -> int:
@@ -179,6 +212,11 @@ class ClusterState:
     def dial(self, host: str, port: int) -> EndpointState | None:  # noqa: ARG002
         """None: an ordinary cluster picks, it is not told where to go."""
         return None
+
+
+def _asks_to_fail(outcome: Outcome) -> bool:
+    headers = outcome.headers
+    return headers is not None and "x-envoy-immediate-health-check-fail" in headers
 
 
 class DialledClusterState(ClusterState):
@@ -227,6 +265,14 @@ class DialledClusterState(ClusterState):
         if len(self._by_address) < MAX_DIALLED_ENDPOINTS:
             self._by_address[key] = state
         return state
+
+
+def _detector(cluster: Cluster, building: Building) -> OutlierDetector | None:
+    """The cluster's passive health; None where its policy has none."""
+    settings = cluster.policy.outlier_detection
+    if settings is None or isinstance(cluster.discovery, OriginalDestination):
+        return None
+    return OutlierDetector(settings, cluster.name, building.now, building.seed)
 
 
 def _refusal(cluster: Cluster) -> str:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from meshclient import errors
 from meshclient.clients.factory import EngineName, Engines, make_client, make_transport
 from meshclient.clients.runtime import Runtime
+from meshclient.cluster_state import Building, ClusterState
 from meshclient.control import Controller, after_fork
+from meshclient.health_checks import HealthChecks
 from meshclient.model.request import head_of
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
@@ -25,6 +27,7 @@ from meshclient.upkeep import Upkeep
 if TYPE_CHECKING:
     import httpx
 
+    from meshclient.balancing import EndpointState
     from meshclient.clients.decorator import CallPolicy
     from meshclient.explain import Explanation
     from meshclient.model.events import Event
@@ -82,11 +85,19 @@ class Mesh:
         self._plane: Plane  # the last one built; set by the controller through _build
         self._clock = clock
         self._upkeep = Upkeep(lambda: self._plane, clock, self._emit)
+        self._checks = HealthChecks(
+            lambda: self._plane,
+            clock,
+            _random64,
+            self._emit,
+            on_failed=self._let_go,
+            on_warm=lambda: self._controller.check_ready(),
+        )
         self._controller: Controller[Plane] = Controller(
             load,
             self._build,
             watch=tuple(os.fspath(path) for path in watch) or None,
-            background=(self._upkeep,),
+            background=(self._upkeep, self._checks),
         )
         self._publisher = self._controller.publisher
         self._runtime = Runtime(
@@ -107,6 +118,7 @@ class Mesh:
         namespace: str | None = None,
         labels: Mapping[str, str] | None = None,
         locality: str | None = None,
+        workload_certificates: str | os.PathLike[str] | None = None,
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
@@ -117,7 +129,8 @@ class Mesh:
 
         ``namespace``, ``labels`` and ``locality`` (``region/zone/sub_zone``) say
         who is calling; each that is given takes the place of what the files' own
-        ``node`` says of it. ``outbound`` overrides what the files say.
+        ``node`` says of it; so does ``workload_certificates``, the folder with the
+        certificates for ISTIO_MUTUAL. ``outbound`` overrides what the files say.
         ``local_replies``: ``"raise"`` (default) or ``"respond"``.
         ``retry_strategies``: by the name of the virtual host. ``engine``:
         ``"meshclient"`` (default), ``"httpcore"`` or ``"httpx"``. ``watch=False``
@@ -137,7 +150,7 @@ class Mesh:
             return load_paths(texts, namespace=namespace, node=node, outbound=outbound)
 
         return cls(
-            as_caller(load, labels, locality),
+            as_caller(load, labels, locality, workload_certificates),
             watch=texts if watch else (),
             local_replies=local_replies,
             retry_strategies=retry_strategies,
@@ -152,6 +165,7 @@ class Mesh:
         namespace: str | None = None,
         labels: Mapping[str, str] | None = None,
         locality: str | None = None,
+        workload_certificates: str | os.PathLike[str] | None = None,
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
@@ -166,7 +180,7 @@ class Mesh:
         def load(node: Node | None = None) -> MeshConfig:
             return load_documents(given, namespace=namespace, node=node, outbound=outbound)
 
-        config = as_caller(load, labels, locality)()
+        config = as_caller(load, labels, locality, workload_certificates)()
         return cls.from_config(
             config, local_replies=local_replies, retry_strategies=retry_strategies, engine=engine
         )
@@ -412,13 +426,29 @@ class Mesh:
 
             prepare(secured)
         plane = self._plane = build_plane(
-            snapshot, previous, _random64, time.time, now=self._clock(), urge=self._upkeep.urge
+            snapshot, previous, _random64, time.time, building=self._building(snapshot)
         )
+        if plane.hashes_source:
+            from meshclient.transport.own_address import own_address
+
+            plane.source_ip = own_address()
         if previous is not None:
             # Endpoints that left are drained, and those whose connections are now made
             # otherwise; everything else, the hosts without policy included, stays.
             self._follow(previous, plane)
         return plane
+
+    def _building(self, snapshot: Snapshot) -> Building:
+        locality = snapshot.node.locality
+        fail = self._checks.on_passive_failure
+        return Building(_random64, self._clock(), locality, self._upkeep.urge, fail)
+
+    def _let_go(self, cluster: ClusterState, state: EndpointState) -> None:
+        """An endpoint failed its checks: its idle connections are not worth keeping."""
+        if self._engines.values():
+            from meshclient.clients.places import places_of_endpoints
+
+            self._engines.drain(places_of_endpoints(cluster, [state]), ())
 
     def _follow(self, previous: Plane, plane: Plane) -> None:
         if not self._engines.values():
@@ -433,9 +463,9 @@ class Mesh:
         """The parent's locks, connections and in-flight counts are not ours."""
         self._engines.after_fork_in_child()
         self._upkeep.after_fork_in_child()
-        self._plane = forked_plane(
-            self._plane, _random64, now=self._clock(), urge=self._upkeep.urge
-        )
+        self._checks.after_fork_in_child()
+        building = self._building(self._plane.snapshot)
+        self._plane = forked_plane(self._plane, _random64, building=building)
         self._publisher.replace_in_child(self._plane)
 
 

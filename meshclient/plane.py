@@ -25,7 +25,15 @@ PASSTHROUGH = "PassthroughCluster"
 class Plane:
     """Everything a call reads. Immutable once built; safe to share by threads."""
 
-    __slots__ = ("any_port", "clusters", "filters", "passthrough", "snapshot", "tables")
+    __slots__ = (
+        "any_port",
+        "clusters",
+        "filters",
+        "passthrough",
+        "snapshot",
+        "source_ip",
+        "tables",
+    )
 
     def __init__(
         self,
@@ -41,6 +49,8 @@ class Plane:
         self.clusters = clusters
         self.passthrough = passthrough
         self.filters = filters
+        #: The caller's own address, for routes that hash it; put here by the mesh.
+        self.source_ip = ""
 
     def find_host(self, port: int, authority: str) -> CompiledHost | None:
         """The virtual host for what was dialled, or None if no policy knows it."""
@@ -50,6 +60,17 @@ class Plane:
     def tended(self) -> list[ClusterState]:
         """The clusters that need to be looked after from time to time."""
         return [state for state in self.clusters.values() if state.due_at is not None]
+
+    @property
+    def hashes_source(self) -> bool:
+        """Whether a route hashes the caller's own address."""
+        return any(
+            policy.kind == "source_ip"
+            for table in self.tables.values()
+            for host in table.hosts
+            for compiled in host.routes
+            for policy in compiled.forward.hash_policy
+        )
 
     def __repr__(self) -> str:
         return f"<Plane of {self.snapshot!r}>"
@@ -61,8 +82,7 @@ def build_plane(
     seed: Callable[[], int],
     wall_clock: Callable[[], float] | None = None,
     *,
-    now: float = 0.0,
-    urge: Callable[[ClusterState], object] = id,
+    building: Building | None = None,
 ) -> Plane:
     """Compile ``snapshot``, taking over from ``previous`` whatever still holds.
 
@@ -70,10 +90,9 @@ def build_plane(
     is merely equal may stand on other lines); endpoint states (in-flight
     counts) where address and cluster policy compare equal. ``seed`` gives a fresh
     unsigned 64-bit number per call, ``wall_clock`` Unix seconds for header values that
-    name the time; ``now`` is monotonic seconds. ``urge`` is called in a call when a
-    cluster should be looked after soon.
+    name the time. ``building`` says more, where there is more to say.
     """
-    building = Building(seed, now, snapshot.node.locality, urge)
+    building = building or Building(seed, locality=snapshot.node.locality)
     tables = {
         port: _table(port, configuration, previous, wall_clock)
         for port, configuration in snapshot.route_configurations.items()
@@ -93,18 +112,19 @@ def forked_plane(
     plane: Plane,
     seed: Callable[[], int],
     *,
-    now: float = 0.0,
-    urge: Callable[[ClusterState], object] = id,
+    building: Building | None = None,
 ) -> Plane:
     """``plane`` for the child of a fork: same tables, no request in flight, new locks."""
-    building = Building(seed, now, plane.snapshot.node.locality, urge)
+    building = building or Building(seed, locality=plane.snapshot.node.locality)
     clusters = {
         name: _cluster_state(state.cluster, building, None)
         for name, state in plane.clusters.items()
     }
     _tell_local(clusters, building.now)
     filters = _filters(plane.tables, None)
-    return Plane(plane.snapshot, plane.tables, clusters, _passthrough(building), filters)
+    child = Plane(plane.snapshot, plane.tables, clusters, _passthrough(building), filters)
+    child.source_ip = plane.source_ip
+    return child
 
 
 def _filters(tables: Mapping[int, RouteTable], previous: FilterStates | None) -> FilterStates:

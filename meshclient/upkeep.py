@@ -58,6 +58,11 @@ class Upkeep:
         """Whether any cluster has to be looked after."""
         return bool(self._plane().tended())
 
+    @property
+    def warming(self) -> bool:
+        """Nothing here has to be waited for."""
+        return False
+
     def urge(self, cluster: ClusterState) -> None:
         """Look after ``cluster`` at once. Called in calls; costs a wake-up of the loop."""
         self._urgent.append(cluster)

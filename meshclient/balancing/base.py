@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
+from meshclient.balancing.candidate import Candidate
 from meshclient.balancing.eligible import Eligibility
+from meshclient.balancing.memory import Memory
 from meshclient.balancing.state import EndpointState
 from meshclient.model.outcome import Outcome
 
@@ -32,26 +34,6 @@ class PickRequest(Protocol):
         """Sorted labels the call asks its endpoint to carry; empty: it does not."""
 
 
-class Candidate:
-    """One endpoint as ``explain`` shows it.
-
-    ``weight`` and ``active`` (requests in flight) are of the moment it was
-    made. ``excluded`` says why it gets no traffic; empty: it may be picked.
-    """
-
-    __slots__ = ("active", "excluded", "state", "weight")
-
-    def __init__(self, state: EndpointState, excluded: str) -> None:
-        self.state = state
-        self.weight = state.weight
-        self.active = state.active
-        self.excluded = excluded
-
-    def __repr__(self) -> str:
-        why = f" excluded={self.excluded!r}" if self.excluded else ""
-        return f"<Candidate {self.state.key} weight={self.weight} active={self.active}{why}>"
-
-
 class Balancer(ABC):
     """Picks among the eligible endpoints of one version of a cluster.
 
@@ -60,7 +42,7 @@ class Balancer(ABC):
     count the request as in flight; the caller does.
     """
 
-    __slots__ = ("_eligibility", "_states", "turns")
+    __slots__ = ("_eligibility", "_states", "memory", "salt", "turns")
 
     #: The policy's name in documents and explanations.
     policy = ""
@@ -77,6 +59,10 @@ class Balancer(ABC):
         #: Round-robin position; handed on at updates by every policy, so that
         #: a cluster that shrinks to one endpoint and grows again keeps it.
         self.turns = turns
+        #: Drawn once for the life of the cluster's policy; handed on like ``turns``.
+        self.salt = 0
+        #: What the balancer after this one takes over, and its statistics; ``make_balancer`` sets it.
+        self.memory: Memory | None = None
 
     @abstractmethod
     def pick(
@@ -108,9 +94,20 @@ class Balancer(ABC):
             state = self.pick(rand, now, request)
         return state
 
+    @property
+    def served(self) -> tuple[EndpointState, ...]:
+        """The endpoints that it may pick."""
+        return self._states
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Envoy's counters, such as ``lb_healthy_panic``, since the cluster's policy came into
+        force; those at zero are left out."""
+        return {} if self.memory is None else self.memory.stats.read()
+
     def candidates(self) -> list[Candidate]:
         """Every endpoint of the cluster, in its order, the excluded ones too."""
-        return [Candidate(state, why) for state, why in self._eligibility.verdicts()]
+        return self._eligibility.candidates()
 
     def __repr__(self) -> str:
         total = len(self._eligibility.all_states)

@@ -17,16 +17,11 @@ from meshclient import errors
 from meshclient.clients.proxies import Forwarding, proxies_for
 
 if TYPE_CHECKING:
+    from meshclient.clients.places import Place
     from meshclient.clients.runtime import Runtime
-    from meshclient.model.cluster import ConnectionOptions
-    from meshclient.transport.interface import Target
-    from meshclient.transport.slots import ConnectionSlots
 
 EngineName = Literal["meshclient", "httpcore", "httpx"]
 ENGINES = ("meshclient", "httpcore", "httpx")
-
-#: Address, port, options and limits: what says which connections are whose.
-Place = tuple[str, int, "ConnectionOptions", "ConnectionSlots | None"]
 
 #: sync or async, and whether it offers HTTP/2 wherever TLS is spoken.
 _Key = tuple[str, bool]
@@ -79,10 +74,14 @@ class Engines:
             for (colour, http2), engine in made.items()
         }
 
-    def drain(self, gone: Collection[Place]) -> None:
-        """Let go of the endpoints that left; every other target keeps its connections."""
+    def drain(self, before: Collection[Place], after: Collection[Place]) -> None:
+        """Let go of what calls dialled before and do not any more; the rest keeps its
+        connections."""
+        from meshclient.clients.places import lets_go
+
+        gone = frozenset(before) - frozenset(after)
         for engine in self.values() if gone else ():
-            engine.retain([t for t in engine.stats() if _place(t) not in gone])
+            engine.retain([t for t in engine.stats() if not lets_go(t, gone, after)])
 
     def close(self) -> None:
         """End every connection; calls in flight fail. Idempotent, from any thread."""
@@ -108,10 +107,6 @@ class Engines:
         self._lock = threading.Lock()
         for engine in self._made.values():
             engine.after_fork_in_child()
-
-
-def _place(target: Target) -> Place:
-    return target.address, target.port, target.options, target.connections
 
 
 def _new_engine(name: str, colour: str, http2: bool) -> Any:

@@ -220,6 +220,10 @@ def wire_response(
         edited = HeaderMap(headers)
         route.edit_response(edited, call.head, call.weighted, wire.status, attempt.endpoint)
         headers = edited.raw
+    added = call.added_response_headers(attempt)
+    if added is not None:
+        names = {name for name, _ in added} - {b"set-cookie"}
+        headers = [pair for pair in headers if pair[0].lower() not in names] + added
     return family.response(
         wire.status,
         headers=headers,

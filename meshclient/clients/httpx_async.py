@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from meshclient import errors
 from meshclient.clients import http_common as common
-from meshclient.clients.any_loop import sleep_here
 from meshclient.clients.families import Family, family_of
 from meshclient.clients.network_stream import AsyncNetworkStream
 from meshclient.model.headers import HeaderMap
@@ -42,7 +41,7 @@ class AsyncMeshTransport:
         engine: AsyncEngine,
         context: Callable[[], SSLContext],
         unstated_yields: bool = False,
-        sleep: Callable[[float], Awaitable[object]] = sleep_here,
+        sleep: Callable[[float], Awaitable[object]] | None = None,
         proxies: Proxies | None = None,
         http2: bool = False,
     ) -> None:
@@ -51,7 +50,7 @@ class AsyncMeshTransport:
         targets = common.Targets(context, http2)
         self._targets = targets if proxies is None else proxies.over(targets)
         self._unstated_yields = unstated_yields
-        self._sleep = sleep
+        self._sleep = sleep or runtime.async_sleep
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send ``request`` as the policy says. Raises the family's exceptions."""
@@ -84,6 +83,7 @@ class AsyncMeshTransport:
         try:
             while call.hold is not None:
                 await self._sleep(common.left_of(call.hold.wait_s, call, now))
+                self._runtime.current()  # raises once the mesh is closed
                 now = clock()
                 call.resume(now)
         except BaseException:

@@ -5,7 +5,6 @@ One loop: ask the call, send, tell the call. It holds no policy.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ class MeshTransport:
         engine: SyncEngine,
         context: Callable[[], SSLContext],
         unstated_yields: bool = False,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
         proxies: Proxies | None = None,
         http2: bool = False,
     ) -> None:
@@ -50,7 +49,7 @@ class MeshTransport:
         targets = common.Targets(context, http2)
         self._targets = targets if proxies is None else proxies.over(targets)
         self._unstated_yields = unstated_yields
-        self._sleep = sleep
+        self._sleep = sleep or runtime.sleep
 
     def handle_request(self, request: Any) -> Any:
         """Send ``request`` as the policy says. Raises the family's exceptions."""
@@ -83,6 +82,7 @@ class MeshTransport:
         try:
             while call.hold is not None:
                 self._sleep(common.left_of(call.hold.wait_s, call, now))
+                self._runtime.current()  # raises once the mesh is closed
                 now = clock()
                 call.resume(now)
         except BaseException:

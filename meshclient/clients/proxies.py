@@ -210,6 +210,7 @@ def behind(direct: Target, proxy: Proxy) -> Target:
         connections=direct.connections,
         proxy=proxy,
         protocol=direct.protocol,
+        neighbours=direct.neighbours,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from meshclient.control.locality import localize
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import (
     DnsSource,
@@ -23,7 +24,7 @@ from meshclient.model.endpoint import (
     StaticSource,
 )
 from meshclient.model.routes import ForwardAction, Route, RouteConfiguration
-from meshclient.model.snapshot import MeshConfig, Snapshot
+from meshclient.model.snapshot import MeshConfig, Node, Snapshot
 from meshclient.model.source import Diagnostic, Source
 
 _PENDING = EndpointSet()
@@ -44,7 +45,7 @@ def assemble(
     """
     old = previous.clusters if previous is not None else {}
     clusters = {
-        name: _cluster(cluster, discovered, old.get(name))
+        name: _cluster(cluster, discovered, old.get(name), config.node)
         for name, cluster in config.clusters.items()
     }
     return Snapshot(
@@ -82,13 +83,17 @@ def describe_source(source: EndpointSource) -> str:
 
 
 def _cluster(
-    cluster: Cluster, discovered: Mapping[EndpointSource, EndpointSet], old: Cluster | None
+    cluster: Cluster,
+    discovered: Mapping[EndpointSource, EndpointSet],
+    old: Cluster | None,
+    node: Node,
 ) -> Cluster:
     if is_dynamic(cluster.discovery):
         fresh = _filled(cluster, discovered.get(cluster.discovery, _PENDING), old)
     else:
         kept = _carrying(cluster.endpoints, cluster.labels)
         fresh = cluster if kept == cluster.endpoints else replace(cluster, endpoints=kept)
+    fresh = localize(fresh, node)
     return old if old is not None and _same(old, fresh) else fresh
 
 

@@ -52,6 +52,10 @@ class Background(Protocol):
     def needed(self) -> bool:
         """Whether the plane in force has any of it; without, no thread is started for it."""
 
+    @property
+    def warming(self) -> bool:
+        """Whether the plane in force is not ready yet. It calls ``check_ready`` when it is."""
+
     async def run(self) -> None:
         """Until cancelled."""
 
@@ -240,7 +244,7 @@ class Controller(Generic[P]):
             return
         if after is not None:
             self._tell_endpoints(before, after)
-        self._check_ready()
+        self.check_ready()
 
     def _tell_endpoints(self, before: Snapshot, after: Snapshot) -> None:
         for name, cluster in after.clusters.items():
@@ -252,8 +256,11 @@ class Controller(Generic[P]):
                 added, removed = tuple(sorted(now - was)), tuple(sorted(was - now))
                 self._events.publish(EndpointsChanged(after.version, name, added, removed))
 
-    def _check_ready(self) -> None:
-        assert self._sources is not None
+    def check_ready(self) -> None:
+        """Let those who wait go on, if every source has answered and nothing is warming.
+        Called on the control loop."""
+        if self._sources is None or any(work.warming for work in self._background):
+            return
         if not self._sources.pending(dynamic_sources(self._documents.config)):
             self.publisher.mark_ready()
 
@@ -286,7 +293,7 @@ class Controller(Generic[P]):
             self._documents.accept(config)
             self._tell_applied()
         self._sources.keep_only(sources)
-        self._check_ready()
+        self.check_ready()
 
     async def _warm_up(self, sources: frozenset[EndpointSource]) -> None:
         """Let new sources answer first, so that no call meets an empty cluster."""

@@ -47,6 +47,11 @@ class Endpoint:
     priority: int = 0
     health: Literal["healthy", "unhealthy", "draining", "degraded"] = "healthy"
     more_addresses: tuple[str, ...] = ()
+    #: Whether active checks decide about it; where else than ``port`` (0: there) they
+    #: connect, and the host they name. Source: Envoy, Endpoint.health_check_config.
+    health_check: bool = True
+    health_check_port: int = 0
+    health_check_hostname: str = ""
 
     def __str__(self) -> str:
         if self.address.startswith("unix:"):

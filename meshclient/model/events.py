@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from meshclient.model.source import Diagnostic
 
@@ -52,3 +53,75 @@ class DiscoveryRecovered(Event):
     """A failing source answers again."""
 
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointEjected(Event):
+    """Outlier detection found an endpoint wanting.
+
+    ``reason`` is Envoy's name in lower case (``consecutive_5xx``,
+    ``consecutive_gateway_failure``, ``consecutive_local_origin_failure``, ``success_rate``,
+    ``failure_percentage``, ``success_rate_local_origin``, ``failure_percentage_local_origin``).
+    ``enforced`` False: only detected, and ``withheld`` says what kept it in use
+    (``enforcing percentage``, ``max_ejection_percent``, ``already ejected``); such an event comes
+    once between two sweeps. ``for_s``: it stays out for at least so long, until the next sweep
+    after that. ``ejections``: how often by now.
+    The numbers that decided: ``errors_in_a_row``, or ``success_rate`` (0-100) against
+    ``average`` and ``threshold`` of the cluster; None where they had no part.
+    """
+
+    cluster: str
+    endpoint: str
+    reason: str
+    enforced: bool
+    withheld: str = ""
+    for_s: float = 0.0
+    ejections: int = 0
+    errors_in_a_row: int | None = None
+    success_rate: float | None = None
+    average: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointUnejected(Event):
+    """An ejected endpoint gets calls again, after ``after_s``; ``cause`` says why."""
+
+    cluster: str
+    endpoint: str
+    cause: Literal["time", "health check"]
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDegraded(Event):
+    """An endpoint called itself degraded: it gets calls only where healthy ones do not
+    suffice, for at least ``for_s``."""
+
+    cluster: str
+    endpoint: str
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointUndegraded(Event):
+    """A degraded endpoint counts as healthy again, after ``after_s``."""
+
+    cluster: str
+    endpoint: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChanged(Event):
+    """Active checks think otherwise of an endpoint (``address:port``) than before.
+
+    ``healthy``: all checks pass. ``flags`` are all of the endpoint's, in Envoy's words;
+    ``why`` is what the deciding check found.
+    """
+
+    cluster: str
+    endpoint: str
+    healthy: bool
+    flags: str
+    why: str

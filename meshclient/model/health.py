@@ -70,7 +70,8 @@ class OutlierDetection:
     None for a consecutive counter: that check is off. ``max_ejection_time_s``
     below ``base_ejection_time_s`` counts as the latter. ``min_health_percent`` is
     Istio's: it only moves the panic threshold. ``success_rate_stdev_factor`` is in
-    thousandths.
+    thousandths. ``http_error_codes``: the statuses of responses that count as
+    errors, instead of all from 500 on.
     """
 
     consecutive_5xx: int | None = 5
@@ -99,6 +100,7 @@ class OutlierDetection:
     enforcing_failure_percentage_local_origin: int = 0
     successful_active_health_check_uneject_host: bool = True
     detect_degraded_hosts: bool = False
+    http_error_codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ defaults are Envoy's, but for the policy itself, whose default is Istio's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import Literal
 
 from meshclient.model.endpoint import Labels, Locality
@@ -25,6 +26,11 @@ LbPolicy = Literal[
 
 #: Policies whose pick follows from the request's hash.
 HASH_POLICIES = frozenset({"ring_hash", "maglev"})
+
+#: Most places of a Maglev table. Source: Envoy, maglev.proto.
+MAX_TABLE_SIZE = 5_000_011
+#: Most points of a ring. Source: Envoy, ring_hash.proto.
+MAX_RING_SIZE = 8_388_608
 
 SubsetFallback = Literal["no_fallback", "any_endpoint", "default_subset"]
 
@@ -82,6 +88,7 @@ class StatefulSession:
     """A client's calls stay at one endpoint, which a cookie or a header names.
 
     ``ttl_s`` 0: a session cookie. ``strict``: 503 when that endpoint is gone.
+    ``accept_draining``: an endpoint that drains keeps its sessions (Istio's choice).
     Source: Envoy ``http/stateful_session``.
     """
 
@@ -90,6 +97,7 @@ class StatefulSession:
     path: str = ""
     ttl_s: float = 0.0
     strict: bool = False
+    accept_draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,8 @@ class LoadBalancing:
     ``hash_function``, ``hash_balance_factor`` (0: off, else >= 100 percent),
     ``use_hostname_for_hashing`` and ``table_size`` to the hash policies;
     ``slow_start_*`` to warm-up. ``subset_size`` > 0 limits a very large cluster to
-    that many endpoints, drawn once per process.
+    that many endpoints, drawn once per process. ``shuffle_address_list``: pick_first
+    takes the endpoints in an order of its own.
     """
 
     policy: LbPolicy = "least_request"
@@ -122,6 +131,7 @@ class LoadBalancing:
     subsets: SubsetSelection | None = None
     session: StatefulSession | None = None
     subset_size: int = 0
+    shuffle_address_list: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +175,26 @@ class Topology:
     routing_enabled_percent: float = 100.0
     min_cluster_size: int = 6
     force_local_zone_min_size: int | None = None
+    locality_basis: Literal["healthy_hosts_num", "healthy_hosts_weight"] = "healthy_hosts_num"
     fail_traffic_on_panic: bool = False
     overprovisioning_factor: int = 140
     weighted_priority_health: bool = False
 
 
+def is_prime(number: int) -> bool:
+    """Whether a table of so many places can be walked in steps of any length."""
+    return number > 1 and all(number % factor for factor in range(2, isqrt(number) + 1))
+
+
+def prime_near(size: int) -> int:
+    """The first prime from ``size`` on that a Maglev table may have, else the largest."""
+    return next(filter(is_prime, range(size, MAX_TABLE_SIZE)), MAX_TABLE_SIZE)
+
+
 __all__ = [
     "HASH_POLICIES",
+    "MAX_RING_SIZE",
+    "MAX_TABLE_SIZE",
     "Distribution",
     "LbPolicy",
     "LoadBalancing",
@@ -183,4 +206,6 @@ __all__ = [
     "SubsetSelection",
     "SubsetSelector",
     "Topology",
+    "is_prime",
+    "prime_near",
 ]

@@ -82,6 +82,7 @@ class HashPolicy:
     ``pattern`` (RE2) and ``substitution`` rewrite each value of a header before it is
     hashed. ``context`` is a value that the caller's own context holds under ``name``
     (Envoy's filter state). ``terminal``: with a key by then, later sources do not count.
+    ``attributes`` are further ones of a cookie that is made; an empty value is a bare name.
     """
 
     kind: Literal["header", "cookie", "query", "source_ip", "context"]
@@ -91,6 +92,7 @@ class HashPolicy:
     terminal: bool = False
     pattern: str = ""
     substitution: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

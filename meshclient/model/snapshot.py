@@ -30,6 +30,8 @@ class Node:
     locality: Locality = NO_LOCALITY
     labels: Labels = ()
     domain: str = "cluster.local"
+    #: Folder of the workload's own certificates; empty: where Istio mounts them.
+    workload_certificates: str = ""
 
 
 def _empty() -> Mapping[str, Cluster]:

@@ -10,6 +10,7 @@ from meshclient.resilience.classify import classify
 from meshclient.resilience.conditions import may_retry
 from meshclient.resilience.control_headers import Overrides, merge_policy, read_overrides
 from meshclient.resilience.limits import RequestLimit, request_limit
+from meshclient.resilience.outlier import OutlierDetector
 from meshclient.resilience.retry import RetryState
 from meshclient.resilience.strategy import AttemptResponse, RetryStrategy
 from meshclient.resilience.timeouts import (
@@ -22,6 +23,7 @@ from meshclient.resilience.timeouts import (
 __all__ = [
     "AttemptResponse",
     "ExponentialBackOff",
+    "OutlierDetector",
     "Overrides",
     "RequestLimit",
     "RetryLimiter",

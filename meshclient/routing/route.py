@@ -22,6 +22,7 @@ from meshclient.model.routes import (
     WeightedCluster,
 )
 from meshclient.routing.edits import HeaderEdits
+from meshclient.routing.hash_policy import compile_hash_policy
 from meshclient.routing.redirect import Redirect, direct_reply, finish_reply, redirect_reply
 from meshclient.routing.rewrite import (
     compile_host_rewrite,
@@ -68,7 +69,7 @@ class CompiledRoute:
     ``forward`` is the forward action (an empty one for redirects and direct
     responses). ``host_from_endpoint``: the caller sets the host through
     :meth:`set_host` after the pick. ``filters`` are put here when the plane is built;
-    None: the route has none.
+    None: the route has none. ``hash_policies`` make the request's hash; None: it has none.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class CompiledRoute:
         "forward",
         "has_request_edits",
         "has_response_edits",
+        "hash_policies",
         "host_from_endpoint",
         "needs_random",
         "route",
@@ -95,6 +97,7 @@ class CompiledRoute:
         self.filters: Sequence[Any] | None = None
         action = route.action
         self.forward = forward = action if isinstance(action, ForwardAction) else ForwardAction()
+        self.hash_policies = compile_hash_policy(forward.hash_policy)
         self._redirect: Redirect | None = None
         if isinstance(action, RedirectAction):
             self._redirect = Redirect(action, route.match.path)
