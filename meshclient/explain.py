@@ -11,7 +11,9 @@ from typing import Any
 
 from meshclient.call import Call
 from meshclient.cluster_state import ClusterState
+from meshclient.endpoint_view import endpoint_line, endpoint_rows
 from meshclient.model.cluster import Cluster
+from meshclient.model.load_balancing import HASH_POLICIES
 from meshclient.model.request import RequestHead
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import DirectResponse, ForwardAction, RedirectAction, Route
@@ -35,6 +37,7 @@ class Explanation:
         self.clusters: list[dict[str, Any]] = []
         self.timeouts: dict[str, str] = {}
         self.retry = ""
+        self.filters: list[str] = []
         self.documents: list[str] = []
         self.not_honoured: list[str] = []
 
@@ -55,6 +58,7 @@ class Explanation:
             lines.append("")
             lines += [f"{name}: {text}" for name, text in self.timeouts.items()]
             lines.append(f"retries: {self.retry or 'none'}")
+        lines += _block("before the call", self.filters)
         lines += _block("decided by", self.documents)
         lines += _block("not yet honoured", self.not_honoured)
         return "\n".join(lines)
@@ -78,13 +82,9 @@ def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
     if cluster["problem"]:
         lines.append(f"  {cluster['problem']}")
     lines += [f"  tls {name}: {text}" for name, text in _tls_lines(cluster.get("tls", {}))]
-    for row in cluster["candidates"]:
-        state = f"excluded: {row['excluded']}" if row["excluded"] else "candidate"
-        labels = f"  {row['labels']}" if row["labels"] else ""
-        lines.append(
-            f"  {row['endpoint']}  weight {row['weight']}  in flight {row['in_flight']}  "
-            f"{state}{labels}"
-        )
+    lines += [f"  {endpoint_line(row)}" for row in cluster["candidates"]]
+    if cluster.get("pick"):
+        lines.append(f"  {cluster['pick']}")
     return lines
 
 
@@ -93,10 +93,11 @@ def _tls_lines(terms: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield name.replace("_", " "), ", ".join(value) if isinstance(value, list) else value
 
 
-def explain(plane: Plane, head: RequestHead, random64: int = 0) -> Explanation:
+def explain(plane: Plane, head: RequestHead, random64: int = 0, now: float = 0.0) -> Explanation:
     """Explain ``head`` under ``plane``. Sends nothing and changes nothing.
 
-    ``random64`` stands for the call's random number where a split is drawn.
+    ``random64`` stands for the call's random number where a split is drawn, ``now``
+    (monotonic seconds) is when latencies and ejections are read.
     """
     text = f"{head.method} {head.scheme}://{head.authority}{head.path}"
     result = Explanation(text, plane.snapshot.version)
@@ -113,7 +114,9 @@ def explain(plane: Plane, head: RequestHead, random64: int = 0) -> Explanation:
         result.verdict = "no route of this host matches: 404 (NR)"
         return result
     _note_documents(result, host, call.route.route)
-    _explain_action(result, plane, call, head)
+    if call.route.filters is not None:
+        result.filters = [str(one) for one in call.route.filters]
+    _explain_action(result, plane, call, head, now)
     return result
 
 
@@ -173,7 +176,9 @@ def _note(diagnostic: Diagnostic) -> str:
     return f"{field}{diagnostic.message}{where}"
 
 
-def _explain_action(result: Explanation, plane: Plane, call: Call, head: RequestHead) -> None:
+def _explain_action(
+    result: Explanation, plane: Plane, call: Call, head: RequestHead, now: float
+) -> None:
     assert call.route is not None
     action = call.route.route.action
     if isinstance(action, DirectResponse):
@@ -182,7 +187,7 @@ def _explain_action(result: Explanation, plane: Plane, call: Call, head: Request
         location = call.reply.headers.get("location") if call.reply is not None else ""
         result.verdict = f"redirected: {action.status} to {location}"
     else:
-        _explain_forward(result, plane, call, action, head)
+        _explain_forward(result, plane, call, action, head, now)
 
 
 def _explain_forward(
@@ -191,13 +196,15 @@ def _explain_forward(
     call: Call,
     action: ForwardAction,
     head: RequestHead,
+    now: float,
 ) -> None:
     for name, share in _shares(call, action, head):
-        row = _describe_cluster(result, plane.clusters.get(name), name, share)
+        row = _describe_cluster(result, plane.clusters.get(name), name, share, now)
         if name not in plane.clusters:
             row["problem"] = f"this cluster does not exist: {action.cluster_not_found_status} (NC)"
         else:
             _explain_tls(row, plane.clusters[name], call)
+            _explain_pick(row, plane.clusters[name], call, now)
         result.clusters.append(row)
     if not result.clusters:
         result.verdict = f"{call.error}: {action.cluster_not_found_status} (NC)"
@@ -227,6 +234,18 @@ def _explain_tls(row: dict[str, Any], state: ClusterState, call: Call) -> None:
     refused = TWICE if call.head.scheme == "https" else context_of(state.cluster).problem()
     if refused:
         row["problem"] = f"the call is refused, never sent in plain: {refused}"
+
+
+def _explain_pick(row: dict[str, Any], state: ClusterState, call: Call, now: float) -> None:
+    """Where chance decides nothing: the endpoint that the request's hash means."""
+    if state.cluster.policy.load_balancing.policy not in HASH_POLICIES or call.cluster is not state:
+        return
+    if call.hash64 is None:
+        row["pick"] = "nothing to hash: a random endpoint"
+        return
+    picked = state.balancer.pick(lambda: 0, now, call)
+    if picked is not None:
+        row["pick"] = f"hash {call.hash64} -> {picked.key}"
 
 
 def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> None:
@@ -262,7 +281,7 @@ def _shares(call: Call, action: ForwardAction, head: RequestHead) -> list[tuple[
 
 
 def _describe_cluster(
-    result: Explanation, state: ClusterState | None, name: str, share: str
+    result: Explanation, state: ClusterState | None, name: str, share: str, now: float
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": name,
@@ -278,16 +297,7 @@ def _describe_cluster(
         _add_document(result, source)
     result.not_honoured += [_note(d) for d in cluster.not_honoured]
     row["load_balancing"] = cluster.policy.load_balancing.policy
-    row["candidates"] = [
-        {
-            "endpoint": str(candidate.state.endpoint),
-            "weight": candidate.weight,
-            "in_flight": candidate.active,
-            "excluded": candidate.excluded,
-            "labels": ",".join(f"{k}={v}" for k, v in candidate.state.endpoint.labels),
-        }
-        for candidate in state.balancer.candidates()
-    ]
+    row["candidates"] = endpoint_rows(state, now)
     row["problem"] = _problem(state, cluster, row["candidates"])
     return row
 

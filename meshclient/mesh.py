@@ -391,22 +391,36 @@ class Mesh:
         """
         from meshclient.explain import explain
 
-        return explain(self._publisher.plane, head_of(method, url, headers))
+        return explain(
+            self._publisher.plane, head_of(method, url, headers), now=self._runtime.clock()
+        )
 
     def dump(self) -> dict[str, Any]:
-        """Snapshot version, endpoints with their in-flight counts, and pools; plain values.
+        """What goes on at this moment, as plain values.
 
-        The hosts that no policy knows are under ``PassthroughCluster``.
+        ``version`` of the snapshot; ``clusters`` with the requests in flight per endpoint;
+        ``endpoints`` with health, weights, loads, latency and ejections of each; ``health``
+        with Envoy's counters of outlier detection and active checks per cluster;
+        ``pools`` of the engines. The hosts that no policy knows are under
+        ``PassthroughCluster``.
         """
-        plane = self._publisher.plane
+        from meshclient.endpoint_view import endpoint_rows
+
+        plane, now = self._publisher.plane, self._runtime.clock()
         states = {**plane.clusters, PASSTHROUGH: plane.passthrough}
         clusters = {
             name: {str(s.endpoint): s.active for s in state.live_states()}
             for name, state in states.items()
         }
+        detectors = {name: s.detector for name, s in states.items() if s.detector is not None}
         return {
             "version": plane.snapshot.version,
             "clusters": clusters,
+            "endpoints": {name: endpoint_rows(s, now) for name, s in plane.clusters.items()},
+            "health": {
+                "outlier_detection": {name: d.stats for name, d in detectors.items()},
+                "health_check": self._checks.stats(),
+            },
             "pools": self._engines.stats(),
         }
 
@@ -451,13 +465,14 @@ class Mesh:
             self._engines.drain(places_of_endpoints(cluster, [state]), ())
 
     def _follow(self, previous: Plane, plane: Plane) -> None:
-        if not self._engines.values():
-            return
-        from meshclient.clients.places import places_of
         from meshclient.clients.warming import tell_of_newcomers
 
-        self._engines.drain(places_of(previous), places_of(plane))
-        tell_of_newcomers(self._engines.values(), previous, plane)
+        engines = self._engines.values()
+        if engines:
+            from meshclient.clients.places import places_of
+
+            self._engines.drain(places_of(previous), places_of(plane))
+        tell_of_newcomers(engines, previous, plane)
 
     def after_fork_in_child(self) -> None:
         """The parent's locks, connections and in-flight counts are not ours."""

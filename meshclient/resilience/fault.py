@@ -123,6 +123,24 @@ class FaultFilter:
             "faults_overflow": self.faults_overflow,
         }
 
+    def __str__(self) -> str:
+        fault, parts = self._fault, []
+        if fault.by_header:
+            parts.append("fault as x-envoy-fault-* headers ask")
+        if fault.delay_s is not None:
+            parts.append(f"fault: {fault.delay_s:g} s delay for {_percent(fault.delay_fraction)}")
+        if fault.abort_grpc_status is not None:
+            what = f"grpc-status {fault.abort_grpc_status}"
+            parts.append(f"fault: abort with {what} for {_percent(fault.abort_fraction)}")
+        elif fault.abort_status is not None:
+            share = _percent(fault.abort_fraction)
+            parts.append(f"fault: abort with {fault.abort_status} for {share}")
+        return ", ".join(parts)
+
+
+def _percent(share: Fraction) -> str:
+    return f"{100 * share.numerator / share.denominator:g} % of the calls"
+
 
 def _drawn(share: Fraction, rand: Callable[[], int]) -> bool:
     return share.numerator > 0 and rand() % share.denominator < share.numerator

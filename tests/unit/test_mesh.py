@@ -343,9 +343,13 @@ def test_waiting_in_vain_names_what_is_missing(monkeypatch):
 
 def test_repr_and_dump(mesh):
     assert repr(mesh) == f"<Mesh open {mesh.snapshot!r}>"
-    assert mesh.dump() == {
+    dump = mesh.dump()
+    (row,) = dump.pop("endpoints")["reviews"]
+    assert (row["endpoint"], row["health"], row["in_flight"]) == ("127.0.0.1:1", "healthy", 0)
+    assert dump == {
         "version": 1,
         "clusters": {"reviews": {"127.0.0.1:1": 0}, "PassthroughCluster": {}},
+        "health": {"outlier_detection": {}, "health_check": {}},
         "pools": {},
     }
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from core_support import call_of, cluster, counts, endpoints, head, host_of, plane_of, to
+from core_support import call_of, cluster, counts, endpoints, head, host_of, plane_of, status, to
 
 from meshclient import Mesh
 from meshclient.explain import explain
@@ -182,8 +182,15 @@ def test_to_dict_holds_plain_values_under_stable_names():
                 "candidates": [
                     {
                         "endpoint": f"10.0.0.{n}:80",
+                        "health": "healthy",
                         "weight": 1,
+                        "effective_weight": 1.0,
                         "in_flight": 0,
+                        "priority": 0,
+                        "priority_load": 100,
+                        "locality": "",
+                        "locality_load": None,
+                        "panic": False,
                         "excluded": "",
                         "labels": "",
                     }
@@ -196,6 +203,7 @@ def test_to_dict_holds_plain_values_under_stable_names():
             "timeout per try": "0.5 s",
             "idle timeout": "none",
         },
+        "filters": [],
         "retry": (
             "up to 2 on 5xx, retriable-status-codes; status 429; back-off 25 to 250 ms; "
             "endpoints already tried are avoided; after bytes were sent only for GET"
@@ -258,7 +266,10 @@ def test_what_is_excluded_and_why():
         "10.0.0.4:80": "",
         "10.0.0.5:80": "",
     }
-    assert "10.0.0.2:80  weight 1  in flight 0  excluded: unhealthy" in str(found)
+    assert "10.0.0.2:80  weight 1  in flight 0  /failed_eds_health  excluded: unhealthy" in str(
+        found
+    )
+    assert "10.0.0.3:80  weight 1  in flight 0  priority 1 (0 %)  excluded" in str(found)
 
 
 def test_problems_of_clusters():
@@ -367,3 +378,45 @@ def test_in_flight_requests_show():
     assert "in flight 1" in str(explain(plane, head()))
     attempt.close(0.0)
     assert "in flight 0" in repr(explain(plane, head()))
+
+
+def test_a_hash_says_which_endpoint_it_means():
+    from meshclient.model.routes import HashPolicy
+
+    ring = ClusterPolicy(LoadBalancing("ring_hash"))
+    plane = plane_of(to(hash_policy=(HashPolicy("header", "x-user"),)), cluster(policy=ring))
+    found = explain(plane, head(headers=[("x-user", "ann")]))
+    call = call_of(plane, head(headers=[("x-user", "ann")]))
+    assert f"hash {call.hash64} -> {call.next_attempt(0.0).endpoint}" in str(found)
+    assert "nothing to hash: a random endpoint" in str(explain(plane, head()))
+
+
+def test_an_ejected_endpoint_says_for_how_long():
+    from meshclient.model.cluster import OutlierDetection
+
+    policy = ClusterPolicy(
+        LoadBalancing("round_robin"),
+        outlier_detection=OutlierDetection(consecutive_5xx=1, max_ejection_percent=50),
+    )
+    plane = plane_of(to(), cluster(policy=policy))
+    call = call_of(plane)
+    attempt = call.next_attempt(0.0)
+    call.settle(attempt, status(500), 0.0)
+    (event,) = plane.clusters["a"].tend(0.0)
+    assert event.endpoint == attempt.endpoint
+    text = str(explain(plane, head(), now=10.0))
+    assert f"{attempt.endpoint}  weight 1  in flight 1  /failed_outlier_check" in text
+    assert "ejected for 20.0 s more  excluded: ejected" in text
+
+
+def test_filters_say_what_they_do():
+    from meshclient.model.matching import Fraction
+    from meshclient.model.routes import Fault
+
+    fault = Fault(2.0, Fraction(10), 503, None, Fraction(1, 1_000_000))
+    plane = plane_of(host_of(Route(to(), name="r", fault=fault)))
+    found = explain(plane, head())
+    assert found.filters == [
+        "fault: 2 s delay for 10 % of the calls, fault: abort with 503 for 0.0001 % of the calls"
+    ]
+    assert "before the call:\n  fault: 2 s delay" in str(found)
