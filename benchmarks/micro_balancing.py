@@ -1,4 +1,4 @@
-"""Nanoseconds per decision of load balancing and retries. Run it; it takes a few seconds.
+"""Nanoseconds per decision of load balancing and retries. Run it; it takes about a minute.
 
 No network: only the arithmetic that stands between a call and its endpoint.
 """
@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import random
 import timeit
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Literal, get_args
 
-from meshclient.balancing import EndpointState, carry_over, make_balancer
-from meshclient.model.cluster import Cluster, ClusterPolicy, LbPolicy, Limits, LoadBalancing
-from meshclient.model.endpoint import Endpoint
+from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
+from meshclient.model.cluster import (
+    Cluster,
+    ClusterPolicy,
+    LbPolicy,
+    Limits,
+    LoadBalancing,
+    LocalityWeight,
+    Topology,
+)
+from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.retry import RetryPolicy
 from meshclient.resilience import RetryLimiter, RetryState, may_retry, read_overrides
 
-REPEATS = 5
+REPEATS = 15
 rand = partial(random.Random(1).getrandbits, 64)
 
 RESPONSE = [
@@ -41,39 +52,122 @@ ISTIO = RetryPolicy(
 )
 
 
-def nanoseconds(function: Callable[[], object], number: int = 20_000) -> float:
+def nanoseconds(function: Callable[[], object], number: int = 2_000) -> float:
     """Best of a few runs, with the empty call taken off."""
     empty = min(timeit.repeat(lambda: None, number=number, repeat=REPEATS))
     best = min(timeit.repeat(lambda: function(), number=number, repeat=REPEATS))
     return max(0.0, best - empty) / number * 1e9
 
 
-def cluster_of(size: int, policy: LbPolicy, *, equal: bool) -> Cluster:
+SIZES = (10, 100, 1000, 10_000)
+#: What is above the policy: health of the first priority, and places.
+SHAPES = ("", "second priority", "panic", "localities", "zones")
+ZONES = tuple(Locality("r", zone) for zone in "abc")
+
+
+class Hashed:
+    """A call with a hash of its own."""
+
+    subset = ()
+
+    @property
+    def hash64(self) -> int:
+        return rand()
+
+
+def cluster_of(size: int, policy: LbPolicy, *, equal: bool = True, shape: str = "") -> Cluster:
+    sick = {"second priority": 4, "panic": 2}.get(shape, 0)
+    places = shape in ("localities", "zones")
     endpoints = tuple(
-        Endpoint(f"10.0.{i >> 8}.{i & 255}", 80, weight=1 if equal else 1 + i % 5)
+        Endpoint(
+            f"10.0.{i >> 8}.{i & 255}",
+            80,
+            weight=1 if equal else 1 + i % 5,
+            health="unhealthy" if sick and i % sick == 0 else "healthy",
+            priority=i % 2 if shape == "second priority" else 0,
+            locality=ZONES[i % 3] if places else NO_LOCALITY,
+        )
         for i in range(size)
     )
-    return Cluster("bench", endpoints=endpoints, policy=ClusterPolicy(LoadBalancing(policy=policy)))
+    topology = Topology(min_cluster_size=1)
+    if places:
+        mode: Literal["locality_weighted", "zone_aware"] = (
+            "locality_weighted" if shape == "localities" else "zone_aware"
+        )
+        topology = replace(topology, locality=mode)
+    return Cluster(
+        "bench",
+        endpoints=endpoints,
+        policy=ClusterPolicy(
+            LoadBalancing(policy=policy),
+            panic_threshold_percent=60 if shape == "panic" else 0,
+            topology=topology,
+        ),
+        locality_weights=tuple(LocalityWeight(z, 1 + i) for i, z in enumerate(ZONES)),
+    )
+
+
+def made(cluster: Cluster, states: Sequence[EndpointState] | None = None) -> Balancer:
+    states = carry_over((), cluster) if states is None else states
+    callers = carry_over((), cluster_of(9, "round_robin", shape="zones"))
+    return make_balancer(cluster, states, rand(), local=(*callers, callers[0]), node=ZONES[0])
+
+
+def cells(name: str, clusters: Sequence[Cluster]) -> None:
+    row = []
+    for cluster in clusters:
+        picks = 20 if cluster.policy.load_balancing.full_scan else 1_000
+        row.append(nanoseconds(partial(made(cluster).pick, rand, 0.0, Hashed()), picks))
+    print(f"{name:44}" + "".join(f"{cell:9.0f}" for cell in row), flush=True)
 
 
 def picks() -> None:
-    sizes = (1, 10, 1000, 10_000)
-    print(f"{'ns per pick':32}" + "".join(f"{size:>9}" for size in sizes))
-    rows: list[tuple[LbPolicy, bool]] = [
-        ("round_robin", True),
-        ("round_robin", False),
-        ("least_request", True),
-        ("least_request", False),
-        ("random", True),
-    ]
-    for policy, equal in rows:
-        cells = []
-        for size in sizes:
-            cluster = cluster_of(size, policy, equal=equal)
-            balancer = make_balancer(cluster, carry_over((), cluster), rand())
-            cells.append(nanoseconds(partial(balancer.pick, rand)))
-        name = f"{policy}, {'equal' if equal else 'unequal'} weights"
-        print(f"{name:32}" + "".join(f"{cell:9.0f}" for cell in cells))
+    """Every policy there is; a policy new to the model is measured without a change here."""
+    print(f"{'ns per pick, by endpoints':44}" + "".join(f"{size:>9}" for size in SIZES))
+    for policy in get_args(LbPolicy):
+        for equal in (True, False):
+            name = f"{policy}, {'equal' if equal else 'unequal'} weights"
+            cells(name, [cluster_of(size, policy, equal=equal) for size in SIZES])
+    full = [cluster_of(size, "least_request") for size in SIZES]
+    scan = LoadBalancing(full_scan=True)
+    cells(
+        "least_request, full scan",
+        [replace(c, policy=replace(c.policy, load_balancing=scan)) for c in full],
+    )
+    for shape in SHAPES[1:]:
+        cells(
+            f"round_robin under {shape}",
+            [cluster_of(size, "round_robin", shape=shape) for size in SIZES],
+        )
+
+
+def rebuilds() -> None:
+    """What the control thread pays for a new version of a thousand endpoints, or of more."""
+    print(f"{'ms per rebuild, bytes per endpoint':44}" + "".join(f"{n:>9}" for n in SIZES[2:]))
+    for policy in get_args(LbPolicy):
+        row = []
+        for size in SIZES[2:]:
+            cluster = cluster_of(size, policy, equal=False)
+            states = carry_over((), cluster)
+            row.append(min(timeit.repeat(partial(made, cluster, states), number=1, repeat=2)) * 1e3)
+        cluster = cluster_of(1000, policy, equal=False)
+        states = carry_over((), cluster)
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        kept = made(cluster, states)
+        each = (tracemalloc.get_traced_memory()[0] - before) / 1000
+        tracemalloc.stop()
+        del kept
+        print(f"{policy:44}" + "".join(f"{ms:9.2f}" for ms in row) + f"{each:9.0f} B", flush=True)
+    cluster = cluster_of(1000, "round_robin")
+    states = carry_over((), cluster)
+    other = replace(cluster, endpoints=tuple(replace(e, port=81) for e in cluster.endpoints))
+
+    def replaced() -> None:
+        make_balancer(other, carry_over(states, other), rand())
+
+    best = min(timeit.repeat(replaced, number=1, repeat=3)) * 1e3
+    print(f"{'1000 endpoints replaced by others':44}{best:9.2f}")
 
 
 def counters() -> None:
@@ -106,5 +200,6 @@ def retries() -> None:
 
 if __name__ == "__main__":
     picks()
+    rebuilds()
     counters()
     retries()

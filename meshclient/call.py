@@ -436,7 +436,8 @@ class Call(CallRecord):
         status = attempt.status = outcome.status
         policy = self.policy
         observe = attempt.cluster_state.on_outcome
-        if observe is not None:
+        # The caller's own impatience says nothing of the endpoint; a sidecar sees it as cancelled.
+        if observe is not None and (status or not self._caller_gave_up(attempt, outcome, now)):
             observe(attempt.state, outcome, attempt.started, now)
         if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
             attempt.kind = classify(outcome, False)

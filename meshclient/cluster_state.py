@@ -177,6 +177,10 @@ class ClusterState:
             self.refresh(now)
         return events
 
+    def urge(self) -> None:
+        """Have :meth:`tend` called soon. Any thread; never waits."""
+        self._urge(self)
+
     # -- in calls ----------------------------------------------------------------
 
     def _observe(self, state: EndpointState, outcome: Outcome, started: float, now: float) -> None:

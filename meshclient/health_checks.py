@@ -179,18 +179,25 @@ class HealthChecks:
 
     def _watch(self, name: str, cluster_state: ClusterState, before: Watched | None) -> None:
         watched = Watched(cluster_state, before)
-        policy = cluster_state.cluster.policy
-        for state in cluster_state.states:
-            if is_checked(policy, state.endpoint):
-                checks = policy.health_checks
-                sessions = [self._session(cluster_state, state.endpoint, c) for c in checks]
-                watched.add(state, tuple(sessions))
+        try:
+            self._add_all(watched, cluster_state)
+        except Exception:
+            # Values that no document could say; the other clusters have their checks.
+            _log.exception("cluster %s is not checked as it should be", name)
         if before is not None:  # only now: what both have goes on
             before.leave()
         if _has_checks(cluster_state):
             self._watched[name] = watched
         else:
             self._watched.pop(name, None)
+
+    def _add_all(self, watched: Watched, cluster_state: ClusterState) -> None:
+        policy = cluster_state.cluster.policy
+        for state in cluster_state.states:
+            if is_checked(policy, state.endpoint):
+                checks = policy.health_checks
+                sessions = [self._session(cluster_state, state.endpoint, c) for c in checks]
+                watched.add(state, tuple(sessions))
 
     def _session(
         self, cluster_state: ClusterState, endpoint: Endpoint, check: HealthCheck

@@ -61,7 +61,7 @@ class Balancer(ABC):
         self.turns = turns
         #: Drawn once for the life of the cluster's policy; handed on like ``turns``.
         self.salt = 0
-        #: What the balancer after this one takes over, and its statistics; ``make_balancer`` sets it.
+        #: What the balancer after this one takes over, and statistics; ``make_balancer`` sets it.
         self.memory: Memory | None = None
 
     @abstractmethod

@@ -40,16 +40,15 @@ class Plain:
 class Counted:
     """A part whose picks Envoy counts: ``lb_healthy_panic`` of a priority in panic."""
 
-    __slots__ = ("_leaf", "_name", "_stats")
+    __slots__ = ("_count", "_leaf")
 
     def __init__(self, leaf: Balancer, stats: Stats, name: str) -> None:
         self._leaf = leaf
-        self._stats = stats
-        self._name = name
+        self._count = stats.counter(name)
 
     def choose(self, rand: Rand) -> Balancer:  # noqa: ARG002
         """The one leaf there is."""
-        self._stats.bump(self._name)
+        self._count()
         return self._leaf
 
 

@@ -46,18 +46,16 @@ class EdfScheduler:
         ]
         heapify(self._heap)
         for _ in range(int(picks - sum(floors)) if count else 0):
-            self._pick_locked()
+            self.pick()
 
     def pick(self) -> int:
         """The next index. The scheduler must have entries."""
+        heap = self._heap
         with self._lock:
-            return self._pick_locked()
-
-    def _pick_locked(self) -> int:
-        deadline, _, index = self._heap[0]
-        self._order = order = self._order + 1
-        # The deadline of what is picked is the scheduler's "now".
-        heapreplace(self._heap, (deadline + 1.0 / self._weight(index), order, index))
+            deadline, _, index = heap[0]
+            self._order = order = self._order + 1
+            # The deadline of what is picked is the scheduler's "now".
+            heapreplace(heap, (deadline + 1.0 / self._weight(index), order, index))
         return index
 
 

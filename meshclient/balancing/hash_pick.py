@@ -13,7 +13,7 @@ from typing import Protocol
 from meshclient.balancing.base import Balancer, PickRequest, Rand
 from meshclient.balancing.bounded_load import BoundedLoad
 from meshclient.balancing.eligible import Eligibility
-from meshclient.balancing.hashing import HASH_FUNCTIONS, equal_or_weighted, hash_key
+from meshclient.balancing.hashing import HASH_FUNCTIONS, hash_key, shares_by_weight
 from meshclient.balancing.maglev import MaglevTable
 from meshclient.balancing.ring_hash import Ring
 from meshclient.balancing.state import EndpointState
@@ -57,7 +57,7 @@ class HashPick(Balancer):
         super().__init__(eligibility, turns)
         self.policy = settings.policy
         states = self._states
-        self.shares = equal_or_weighted(states) if shares is None else tuple(shares)
+        self.shares = shares_by_weight(states) if shares is None else tuple(shares)
         keys = tuple(hash_key(s.endpoint, settings.use_hostname_for_hashing) for s in states)
         self._made_of = (keys, self.shares, settings)
         if isinstance(previous, HashPick) and previous._made_of == self._made_of:

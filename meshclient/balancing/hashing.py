@@ -25,7 +25,8 @@ _MASK = 2**64 - 1
 _MULTIPLIER = 0xC6A4A7935BD1E995
 _STD_HASH_SEED = 0xC70F6907
 # zlib computes a checksum of more than 5 KiB without the interpreter's lock.
-_PAGE = bytes(6000)
+# This many take ten microseconds: time enough for another thread to wake up.
+_PAGE = bytes(32_768)
 
 
 def xx_hash(data: bytes) -> int:
@@ -91,7 +92,7 @@ def _wire(text: str) -> bytes:
         return text.encode()
 
 
-def equal_or_weighted(states: Sequence[EndpointState]) -> tuple[float, ...]:
+def shares_by_weight(states: Sequence[EndpointState]) -> tuple[float, ...]:
     """Each endpoint's share of the whole by its weight.
 
     Source: Envoy ``thread_aware_lb_impl.cc`` ``normalizeHostWeights``.
@@ -101,7 +102,7 @@ def equal_or_weighted(states: Sequence[EndpointState]) -> tuple[float, ...]:
 
 
 def give_way() -> None:
-    """Let threads that wait for the interpreter run; about a microsecond.
+    """Let threads that wait for the interpreter run; about ten microseconds.
 
     A table of many thousand places takes tens of milliseconds to build. Left alone, the
     interpreter would hand over only every 5 ms, and every call in flight would feel that.
@@ -113,9 +114,9 @@ __all__ = [
     "HASH_FUNCTIONS",
     "HASH_KEY_LABEL",
     "HashFunction",
-    "equal_or_weighted",
     "give_way",
     "hash_key",
     "murmur_hash_2",
+    "shares_by_weight",
     "xx_hash",
 ]

@@ -131,6 +131,13 @@ def _load_weight(states: tuple[EndpointState, ...], bias_milli: int) -> Weight:
         return lambda index: states[index].weight
     bias = min(bias_milli / 1000, _MAX_BIAS) if bias_milli > 0 else 1.0
 
+    def plain(index: int) -> float:
+        state = states[index]
+        return state.weight / (len(state.in_flight) + 1)
+
+    if bias == 1.0:
+        return plain
+
     def weight(index: int) -> float:
         state = states[index]
         busy: float = (len(state.in_flight) + 1) ** bias

@@ -20,8 +20,8 @@ from xxhash import xxh64_intdigest
 from meshclient.balancing.hashing import give_way
 from meshclient.model.load_balancing import MAX_TABLE_SIZE, is_prime
 
-#: Places filled between two moments at which other threads may run.
-_SLICE = 512
+#: Places looked at, about, between two moments at which other threads may run.
+_SLICE = 1024
 
 
 class MaglevTable:
@@ -120,7 +120,8 @@ class _Filler:
         # Walking costs size / left steps per place, searching costs left.
         few = isqrt(self._size) // 2
         while self._left > few:
-            self._walk(turns, min(_SLICE, self._left - few))
+            count = max(1, _SLICE * self._left // self._size)
+            self._walk(turns, min(count, self._left - few))
             give_way()
         self._search(turns)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from meshclient.balancing.base import Balancer
 from meshclient.balancing.client_side_weighted import reweigh
@@ -16,6 +16,7 @@ from meshclient.balancing.state import EndpointState
 from meshclient.balancing.subset import Subsets
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import NO_LOCALITY, Locality
+from meshclient.model.load_balancing import SubsetSelection
 
 
 def make_balancer(
@@ -48,23 +49,37 @@ def make_balancer(
         waiting = note_first_health(states, before.known, before.waiting, now)
     slow_start = slow_start_of(settings, states, now)
 
-    def serve(members: Sequence[EndpointState], last: Balancer | None) -> Balancer:
-        standing = Standing(cluster, members, node, local, slow_start, now)
-        return Parts(standing, _memory_of(last, before.seed), seed).balancer()
+    def stand(members: Sequence[EndpointState]) -> Standing:
+        return Standing(cluster, members, node, local, slow_start, now)
 
-    standing = Standing(cluster, states, node, local, slow_start, now)
+    standing = stand(states)
     standing.all_states = everything
-    balancer: Balancer
     if settings.subsets is None:
         balancer = Parts(standing, before, seed).balancer()
     else:
-        eligibility = Eligibility(states, None, standing)
-        turns = before.turns_of(WHOLE)
-        balancer = Subsets(eligibility, turns, settings.subsets, serve, previous)
-        balancer.memory = before.successor()
-        balancer.salt = before.seed
+        balancer = _by_subsets(settings.subsets, standing, stand, before, seed, previous)
     if balancer.memory is not None and has_slow_start(settings):
         balancer.memory.known, balancer.memory.waiting = frozenset(states), waiting
+    return balancer
+
+
+def _by_subsets(
+    selection: SubsetSelection,
+    standing: Standing,
+    stand: Callable[[Sequence[EndpointState]], Standing],
+    before: Memory,
+    seed: int,
+    previous: Balancer | None,
+) -> Balancer:
+    """Every subset has priorities, panic and places of its own, as in Envoy."""
+
+    def serve(members: Sequence[EndpointState], last: Balancer | None) -> Balancer:
+        return Parts(stand(members), _memory_of(last, before.seed), seed).balancer()
+
+    eligibility = Eligibility(standing.states, None, standing)
+    balancer = Subsets(eligibility, before.turns_of(WHOLE), selection, serve, previous)
+    balancer.memory = before.successor()
+    balancer.salt = before.seed
     return balancer
 
 

@@ -164,7 +164,7 @@ class Standing:
         if availability == "degraded" and self.hashes:
             return "degraded endpoints are in no hash table"
         if not candidate.priority_load:
-            if availability == "degraded":
+            if availability == "degraded" and any(self.loads.healthy):
                 return "degraded, and healthy endpoints take the whole load"
             return f"priority {candidate.priority}; others take the whole load"
         if candidate.locality_load == 0.0:

@@ -94,26 +94,29 @@ def _shares(places: Sequence[tuple[Locality, Group]], *, by_weight: bool) -> dic
 class ZoneAware:
     """Sampled anew at every pick. ``leaves`` are in the order of the places."""
 
-    __slots__ = ("_leaves", "_residual", "_shares", "_stats")
+    __slots__ = ("_across", "_direct", "_full", "_leaves", "_residual", "_sampled", "_shares")
 
     def __init__(self, shares: ZoneShares, leaves: Sequence[Balancer], stats: Stats) -> None:
         self._shares = shares
         self._leaves = tuple(leaves)
         self._residual = list(accumulate(shares.residual))
-        self._stats = stats
+        self._direct = stats.counter("lb_zone_routing_all_directly")
+        self._sampled = stats.counter("lb_zone_routing_sampled")
+        self._across = stats.counter("lb_zone_routing_cross_zone")
+        self._full = stats.counter("lb_zone_no_capacity_left")
 
     def choose(self, rand: Rand) -> Balancer:
         """The leaf of the place that this call goes to. Two draws at most."""
         if self._shares.direct:
-            self._stats.bump("lb_zone_routing_all_directly")
+            self._direct()
             return self._leaves[0]
         if rand() % _WHOLE < self._shares.local:
-            self._stats.bump("lb_zone_routing_sampled")
+            self._sampled()
             return self._leaves[0]
-        self._stats.bump("lb_zone_routing_cross_zone")
+        self._across()
         total = self._residual[-1]
         if not total:
-            self._stats.bump("lb_zone_no_capacity_left")
+            self._full()
             return self._leaves[rand() % len(self._leaves)]
         return self._leaves[bisect_right(self._residual, rand() % total)]
 

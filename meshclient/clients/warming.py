@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from meshclient.transport.interface import Target
 
 
+#: Where a cluster's newest state is found by what belongs to an older one.
+_CURRENT = "current state"
+
 #: Most connections to one endpoint that can be asked for.
 MAX_CONNECTIONS = 64
 
@@ -44,7 +47,9 @@ class ClusterNeighbours:
 
     def targets(self, model: Target) -> list[Target]:
         """The cluster's endpoints that may get traffic, dialled as ``model`` is."""
-        return [sibling(model, *newcomer) for newcomer in newcomers(self._cluster)]
+        # A target may be older than the cluster's newest endpoints.
+        current = self._cluster.shared.get(_CURRENT, self._cluster)
+        return [sibling(model, *newcomer) for newcomer in newcomers(current)]
 
 
 def newcomers(cluster: ClusterState, known: Iterable[tuple[str, int]] = ()) -> Iterator[Neighbour]:
@@ -63,6 +68,7 @@ def tell_of_newcomers(engines: Iterable[Any], previous: Plane, plane: Plane) -> 
         old = previous.clusters.get(name)
         if not options.warm_up or old is None or old is cluster or old.shared is not cluster.shared:
             continue
+        cluster.shared[_CURRENT] = cluster
         slots = cluster.shared.get("connections")
         known = {(state.endpoint.address, state.endpoint.port) for state in old.states}
         joined = list(newcomers(cluster, known))

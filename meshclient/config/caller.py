@@ -5,6 +5,7 @@ Only the ``node`` of a configuration is touched here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ def as_caller(
     load: Callable[[Node | None], MeshConfig],
     labels: Mapping[str, str] | None,
     locality: str | None,
+    workload_certificates: str | os.PathLike[str] | None = None,
 ) -> Callable[[], MeshConfig]:
     """``load`` under the documents' own ``node`` with what the program says put in.
 
@@ -28,6 +30,8 @@ def as_caller(
         changes["labels"] = labels_of(dict(labels))
     if locality is not None:
         changes["locality"] = _locality(locality)
+    if workload_certificates is not None:
+        changes["workload_certificates"] = _folder(workload_certificates)
 
     def load_as_caller() -> MeshConfig:
         config = load(None)
@@ -35,6 +39,13 @@ def as_caller(
         return config if node == config.node else load(node)
 
     return load_as_caller
+
+
+def _folder(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if not text:
+        raise ValueError("workload_certificates is the path of a folder, not an empty text")
+    return text
 
 
 def _locality(text: str) -> Locality:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeGuard
 
 from meshclient.config.istio_destination_rule import DestinationRule, Subset
-from meshclient.config.istio_outlier import is_inert
+from meshclient.config.istio_outlier import inert_suggestion, is_inert
 from meshclient.config.istio_registry import Registry
 from meshclient.config.istio_rules import DestinationRules
 from meshclient.config.istio_service import (
@@ -20,6 +20,7 @@ from meshclient.config.istio_service import (
     Upstream,
     cluster_name,
 )
+from meshclient.config.istio_session import read_session
 from meshclient.config.istio_traffic_policy import (
     TrafficPolicy,
     cluster_policy,
@@ -70,6 +71,7 @@ def _cluster(
         tls = replace(tls, subject_alt_names=upstream.subject_alt_names)
         policy = replace(policy, tls=tls)
         notes = tuple(n for n in notes if traffic.tls is None or n not in traffic.tls.notes)
+    policy = _with_session(policy, service)
     labels = subset.labels if subset is not None else ()
     discovery, endpoints = _narrow(upstream, labels, policy)
     if subset is not None:
@@ -92,6 +94,13 @@ def _cluster(
         sources=sources,
         not_honoured=tuple(dict.fromkeys((*service.notes, *notes))),
     )
+
+
+def _with_session(policy: ClusterPolicy, service: RegistryService) -> ClusterPolicy:
+    session = read_session(service.metadata.labels)
+    if session is None:
+        return policy
+    return replace(policy, load_balancing=replace(policy.load_balancing, session=session))
 
 
 def _protocol(port: ServicePort, traffic: TrafficPolicy) -> ClusterProtocol:
@@ -157,10 +166,9 @@ def _check_inert(traffic: TrafficPolicy, endpoints: tuple[Endpoint, ...]) -> Non
     outlier = traffic.outlier
     if outlier is None or not is_inert(outlier.detection, len(endpoints)):
         return
-    least = -(-100 // len(endpoints))
     outlier.reader.warning(
         f"no endpoint can ever be ejected: {outlier.detection.max_ejection_percent} % of "
         f"{len(endpoints)} endpoints is less than one",
         code="outlier-inert",
-        suggestion=f"set maxEjectionPercent: {least} or more",
+        suggestion=inert_suggestion("maxEjectionPercent", len(endpoints)),
     )

@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from meshclient.config.istio_locality_lb import check_locality_setting
+from meshclient.config.istio_locality_lb import (
+    read_locality_setting,
+    read_zone_aware_setting,
+)
 from meshclient.config.reader import Reader, wire_text
-from meshclient.model.cluster import LbPolicy, LoadBalancing
+from meshclient.model.load_balancing import (
+    MAX_RING_SIZE,
+    MAX_TABLE_SIZE,
+    LbPolicy,
+    LoadBalancing,
+    Topology,
+    is_prime,
+    prime_near,
+)
 from meshclient.model.routes import HashPolicy
 from meshclient.model.source import Diagnostic
 
@@ -21,18 +32,18 @@ _SIMPLE: dict[str, LbPolicy] = {
     "RANDOM": "random",
     "PASSTHROUGH": "passthrough",
 }
-_MAX_TABLE = 5_000_011
 _DEFAULT = LoadBalancing()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancerBlock:
-    """``hash_policy`` is what routes to this cluster need to hash a request."""
+    """``hash_policy`` is what routes to this cluster need to hash a request. ``topology``
+    None: the mesh's default."""
 
     load_balancing: LoadBalancing = _DEFAULT
     hash_policy: HashPolicy | None = None
     notes: tuple[Diagnostic, ...] = ()
-    locality: bool = False
+    topology: Topology | None = None
     failover: Reader | None = None
 
 
@@ -52,19 +63,32 @@ def read_load_balancer(block: Reader) -> LoadBalancerBlock:
                 suggestion="remove simple",
             )
         lb, hash_policy = _read_consistent_hash(hashed)
-        notes.append(hashed.not_honoured("consistentHash (least_request is used)"))
-    lb = _read_warmup(block, lb, notes)
+    lb = _read_warmup(block, lb)
+    topology, failover = _read_topology(block, notes)
+    block.finish("loadBalancer")
+    return LoadBalancerBlock(lb, hash_policy, tuple(notes), topology, failover)
+
+
+def _read_topology(block: Reader, notes: list[Diagnostic]) -> tuple[Topology | None, Reader | None]:
+    """None: neither block is given, and the mesh's default holds."""
     locality = block.field("localityLbSetting")
     zone_aware = block.field("zoneAwareLbSetting")
-    if zone_aware is not None:
-        zone_aware.raw()
-        notes.append(zone_aware.not_honoured("zoneAwareLbSetting"))
-    failover = None
+    if zone_aware is None:
+        return read_locality_setting(locality) if locality is not None else (None, None)
     if locality is not None:
-        failover = check_locality_setting(locality)
-        notes.append(locality.not_honoured("localityLbSetting"))
-    block.finish("loadBalancer")
-    return LoadBalancerBlock(lb, hash_policy, tuple(notes), locality is not None, failover)
+        read_locality_setting(locality)
+        block.error(
+            "only one of localityLbSetting and zoneAwareLbSetting can be set", code="locality"
+        )
+    topology, failover = read_zone_aware_setting(zone_aware)
+    if topology.locality:
+        notes.append(
+            zone_aware.not_honoured(
+                "zoneAwareLbSetting among the zones of a region (which endpoints are the "
+                "caller's own service is not known; regions are kept apart)"
+            )
+        )
+    return topology, failover
 
 
 def _read_simple(field: Reader) -> LoadBalancing:
@@ -75,8 +99,7 @@ def _read_simple(field: Reader) -> LoadBalancing:
 
 
 def _read_consistent_hash(block: Reader) -> tuple[LoadBalancing, HashPolicy | None]:
-    """The settings of ring or table are kept; the policy itself is least_request
-    until hashing is there, so that a reader of the cluster is not misled."""
+    """A ring, unless ``maglev`` is there; and what is hashed."""
     keys = [
         policy
         for policy in (
@@ -120,7 +143,8 @@ def _cookie_key(block: Reader) -> HashPolicy | None:
     if cookie is None:
         return None
     name, path, ttl = cookie.field("name"), cookie.field("path"), cookie.field("ttl")
-    cookie.ignore("attributes")
+    attributes = cookie.field("attributes")
+    pairs = [_attribute(a) for a in attributes.elements()] if attributes is not None else []
     cookie.finish("httpCookie")
     text = name.string() if name is not None else None
     if not text:
@@ -131,7 +155,19 @@ def _cookie_key(block: Reader) -> HashPolicy | None:
         wire_text(text),
         ttl.go_duration(allow_zero=True) if ttl is not None else None,
         wire_text(path.string() or "") if path is not None else "",
+        attributes=tuple(pair for pair in pairs if pair is not None),
     )
+
+
+def _attribute(block: Reader) -> tuple[str, str] | None:
+    """One further attribute of a cookie that is made, such as SameSite."""
+    name, value = block.field("name"), block.field("value")
+    block.finish("attributes")
+    text = name.string() if name is not None else None
+    if not text:
+        block.error("an attribute needs a name", code="required")
+        return None
+    return wire_text(text), wire_text(value.string() or "") if value is not None else ""
 
 
 def _read_ring(block: Reader) -> LoadBalancing:
@@ -142,15 +178,16 @@ def _read_ring(block: Reader) -> LoadBalancing:
         block.error(
             "only one of minimumRingSize, ringHash and maglev may be given", code="consistent-hash"
         )
-    lb = LoadBalancing()
+    lb = LoadBalancing("maglev" if maglev is not None else "ring_hash")
     if old is not None:
         old.warning("minimumRingSize is deprecated", code="IST0002", suggestion="use ringHash")
-        lb = replace(lb, minimum_ring_size=old.integer(0) or lb.minimum_ring_size)
+        lb = replace(lb, minimum_ring_size=old.integer(0, MAX_RING_SIZE) or lb.minimum_ring_size)
     if ring is not None:
         size = ring.field("minimumRingSize")
         ring.finish("ringHash")
         if size is not None:
-            lb = replace(lb, minimum_ring_size=size.integer(0) or lb.minimum_ring_size)
+            least = size.integer(0, MAX_RING_SIZE)
+            lb = replace(lb, minimum_ring_size=least or lb.minimum_ring_size)
     if maglev is not None:
         lb = replace(lb, table_size=_read_table_size(maglev))
     return lb
@@ -163,23 +200,22 @@ def _read_table_size(maglev: Reader) -> int:
     if field is None or not size:
         maglev.error("tableSize must be set for maglev", code="consistent-hash")
         return 65_537
-    if size >= _MAX_TABLE:
-        field.error(f"tableSize must be less than {_MAX_TABLE}", code="consistent-hash")
-    elif not _is_prime(size):
-        field.error("tableSize must be a prime number for maglev", code="consistent-hash")
+    if size >= MAX_TABLE_SIZE:
+        field.error(f"tableSize must be less than {MAX_TABLE_SIZE}", code="consistent-hash")
+    elif not is_prime(size):
+        field.error(
+            "tableSize must be a prime number for maglev",
+            code="consistent-hash",
+            suggestion=f"write {prime_near(size)}",
+        )
     return size
 
 
-def _is_prime(number: int) -> bool:
-    return number > 1 and all(number % factor for factor in range(2, int(number**0.5) + 1))
-
-
-def _read_warmup(block: Reader, lb: LoadBalancing, notes: list[Diagnostic]) -> LoadBalancing:
+def _read_warmup(block: Reader, lb: LoadBalancing) -> LoadBalancing:
     old = block.field("warmupDurationSecs")
     warmup = block.field("warmup")
     if old is not None:
         old.warning("warmupDurationSecs is deprecated", code="IST0002", suggestion="use warmup")
-        notes.append(old.not_honoured("warm-up"))
         lb = replace(lb, slow_start_s=old.go_duration() or 0.0)
     if warmup is None:
         return lb
@@ -191,7 +227,6 @@ def _read_warmup(block: Reader, lb: LoadBalancing, notes: list[Diagnostic]) -> L
         warmup.error("duration is required for warmup configuration", code="required")
     if lb.policy not in ("round_robin", "least_request"):
         warmup.error("warmup is for ROUND_ROBIN and LEAST_REQUEST only", code="warmup")
-    notes.append(warmup.not_honoured("warm-up"))
     percent = minimum.number(0, 100) if minimum is not None else None
     factor = aggression.number(1) if aggression is not None else None
     return replace(

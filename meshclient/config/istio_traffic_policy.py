@@ -16,6 +16,7 @@ from meshclient.config.istio_connection_pool import (
     read_retry_budget,
 )
 from meshclient.config.istio_load_balancer import LoadBalancerBlock, read_load_balancer
+from meshclient.config.istio_locality_lb import topology_in_force
 from meshclient.config.istio_outlier import (
     OutlierBlock,
     read_legacy_circuit_breaker,
@@ -195,7 +196,6 @@ def cluster_policy(policy: TrafficPolicy) -> tuple[ClusterPolicy, tuple[Diagnost
         limits = replace(limits, retry_budget=policy.retry_budget)
     connection = replace(pool.connection, proxy_protocol=policy.proxy_protocol)
     notes = (*balancer.notes, *pool.notes, *policy.notes)
-    notes += outlier.notes if outlier is not None else ()
     notes += tls.notes if tls is not None else ()
     detection = outlier.detection if outlier is not None else None
     settings = tls.settings if tls is not None else None
@@ -208,6 +208,7 @@ def cluster_policy(policy: TrafficPolicy) -> tuple[ClusterPolicy, tuple[Diagnost
             tls=settings,
             # Istio switches Envoy's panic mode off wherever it ejects.
             panic_threshold_percent=detection.min_health_percent if detection else 50,
+            topology=topology_in_force(balancer.topology, ejects=detection is not None),
         ),
         notes,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from meshclient.config.documents import Document
 from meshclient.config.istio_metadata import Metadata, read_metadata
 from meshclient.config.istio_service import ServicePort, protocol_of_port
+from meshclient.config.istio_session import COOKIE_LABEL, HEADER_LABEL
 from meshclient.config.istio_visibility import (
     EXPORT_ANNOTATION,
     PUBLIC,
@@ -22,7 +23,7 @@ from meshclient.model.endpoint import Labels, labels_of
 from meshclient.model.source import Diagnostic
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
-_SESSION_LABELS = ("istio.io/persistent-session", "istio.io/persistent-session-header")
+_SESSION_LABELS = (COOKIE_LABEL, HEADER_LABEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,4 @@ def _read_notes(spec: Reader, metadata: Metadata, root: Reader) -> list[Diagnost
         notes.append(distribution.not_honoured("trafficDistribution"))
     elif "networking.istio.io/traffic-distribution" in metadata.annotations:
         notes.append(root.not_honoured("the traffic-distribution annotation"))
-    if any(label in metadata.labels for label in _SESSION_LABELS):
-        notes.append(root.not_honoured("persistent sessions"))
     return notes

@@ -18,6 +18,7 @@ from meshclient.config.merge import merge_routes
 from meshclient.config.parse_cache import parse_file
 from meshclient.config.python_nodes import from_python
 from meshclient.config.reader import Diagnostics, Reader
+from meshclient.config.workload import with_workload_certificates
 from meshclient.errors import ConfigError
 from meshclient.model.cluster import Cluster
 from meshclient.model.routes import RouteConfiguration
@@ -127,7 +128,7 @@ def _build(
         node=node,
         outbound=caller.outbound or preamble.outbound or "allow_any",
         route_configurations=MappingProxyType(tables),
-        clusters=MappingProxyType(clusters),
+        clusters=MappingProxyType(with_workload_certificates(clusters, node)),
         diagnostics=diagnostics,
         files=files,
     )

@@ -14,6 +14,7 @@ from meshclient.config.native_names import Names
 from meshclient.config.native_services import Service, read_service
 from meshclient.config.native_values import finish, locality, text_of
 from meshclient.config.reader import Reader
+from meshclient.config.tls_paths import path_of
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import labels_of
 from meshclient.model.routes import RouteConfiguration, VirtualHost
@@ -79,6 +80,7 @@ def read_node(r: Reader) -> Node:
         locality=locality(r.field("locality")),
         labels=labels_of(labels.string_map()) if labels is not None else (),
         domain=text_of(r, "domain", "cluster.local"),
+        workload_certificates=path_of(r, "workload_certificates"),
     )
     finish(r, "node")
     return node

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from meshclient.config.native_health import read_endpoint_health
 from meshclient.config.native_shapes import SOURCES
 from meshclient.config.native_values import (
     finish,
@@ -86,8 +87,11 @@ def read_endpoint(r: Reader, *, name_only: bool = False) -> Endpoint | None:
         "locality": locality(r.field("locality")),
         "hostname": text_of(r, "hostname"),
     }
+    health = r.field("health_check")
     finish(r, "endpoint")
-    return None if base is None else replace(base, **details)  # type: ignore[arg-type]
+    if base is None:
+        return None
+    return read_endpoint_health(health, replace(base, **details))  # type: ignore[arg-type]
 
 
 def _address(r: Reader, name_only: bool) -> Endpoint | None:

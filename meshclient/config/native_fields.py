@@ -6,16 +6,20 @@ two cannot drift. Data only; reads no document.
 
 from __future__ import annotations
 
+from meshclient.config.native_balancing_fields import BALANCING, BALANCING_SECTIONS
+from meshclient.config.native_health_fields import ENDPOINT_HEALTH, HEALTH, HEALTH_SECTIONS
+from meshclient.config.native_outlier_fields import OUTLIER_SECTIONS
 from meshclient.config.native_route_fields import ROUTE_SECTIONS, TRAFFIC
 from meshclient.config.native_shapes import (
     COUNT,
     DURATION,
     FLAG,
+    HASH_FUNCTIONS,
     LB_POLICIES,
     NAME,
-    OUTLIER_FLAG,
     PERCENT,
     PORT,
+    RING_SIZE,
     TEXT,
     TEXT_MAP,
     TEXTS,
@@ -26,6 +30,11 @@ from meshclient.config.native_shapes import (
     one_or_many,
     ref,
 )
+from meshclient.config.native_topology_fields import (
+    TOPOLOGY,
+    TOPOLOGY_REQUIRED,
+    TOPOLOGY_SECTIONS,
+)
 
 _CLUSTER_POLICY: Section = {
     "load_balancing": (
@@ -35,7 +44,8 @@ _CLUSTER_POLICY: Section = {
     "limits": (ref("limits"), "Most connections and requests at a time."),
     "connection": (ref("connection"), "Life of connections."),
     "circuit_breaker": (ref("circuit_breaker"), "Consecutive-failure breaker. Not yet honoured."),
-    "outlier_detection": (ref("outlier_detection"), "Passive health. Not yet honoured."),
+    "outlier_detection": (ref("outlier_detection"), "Passive health: who fails gets no calls."),
+    **HEALTH,
     "tls": (ref("tls"), "How connections to the endpoints are secured. Default: plain text."),
     "proxy": (TEXT, "http://, socks5:// or socks5h:// proxy to the endpoints. Default none."),
 }
@@ -58,6 +68,11 @@ SECTIONS: dict[str, Section] = {
         "locality": (either(TEXT, ref("locality")), "Where the caller runs."),
         "labels": (TEXT_MAP, "Labels of the caller."),
         "domain": (NAME, "DNS domain of the cluster. Default cluster.local."),
+        "workload_certificates": (
+            TEXT,
+            "Folder of the workload's own certificates, for ISTIO_MUTUAL. Default: where Istio "
+            "mounts them.",
+        ),
     },
     "locality": {
         "region": (TEXT, "Region."),
@@ -103,6 +118,7 @@ SECTIONS: dict[str, Section] = {
             "Failover level, 0 first.",
         ),
         "hostname": (TEXT, "Host name of this endpoint, for rewrite.host: {endpoint: true}."),
+        **ENDPOINT_HEALTH,
     },
     "dns": {
         "names": (one_or_many(either(NAME, ref("endpoint"))), "Names with port."),
@@ -141,15 +157,32 @@ SECTIONS: dict[str, Section] = {
             {"type": "number", "minimum": 0, "maximum": 100},
             "least_request with weights: how much requests in flight count. Default 1.",
         ),
-        "minimum_ring_size": (COUNT, "ring_hash. Default 1024."),
-        "maximum_ring_size": (COUNT, "ring_hash. Default 8388608."),
-        "table_size": (COUNT, "maglev; a prime. Default 65537."),
+        "minimum_ring_size": (RING_SIZE, "ring_hash: least number of points. Default 1024."),
+        "maximum_ring_size": (RING_SIZE, "ring_hash: most points. Default 8388608."),
+        "hash_function": (choice(*HASH_FUNCTIONS), "ring_hash. Default xx_hash."),
+        "table_size": (
+            {"type": "integer", "minimum": 2, "maximum": 5000011},
+            "maglev: places of the table, a prime. Default 65537.",
+        ),
+        "hash_balance_factor": (
+            {"type": "integer", "minimum": 0, "maximum": 4294967295},
+            "ring_hash and maglev: most requests in flight at one endpoint, in percent of the "
+            "mean; at least 100. Default 0: any number.",
+        ),
+        "use_hostname_for_hashing": (
+            FLAG,
+            "ring_hash and maglev: place endpoints by host name. Default false: by address.",
+        ),
         "hash_on": (
             one_or_many(ref("hash_on")),
-            "What calls of one endpoint have in common. Not yet honoured.",
+            "ring_hash and maglev: what calls of one endpoint have in common.",
         ),
-        "slow_start": (ref("slow_start"), "Ramp up new endpoints. Not yet honoured."),
+        "slow_start": (ref("slow_start"), "Ramp up new endpoints."),
+        **BALANCING,
+        **TOPOLOGY,
     },
+    **BALANCING_SECTIONS,
+    **TOPOLOGY_SECTIONS,
     "slow_start": {
         "window": (DURATION, "Length of the ramp."),
         "minimum_percent": (PERCENT, "Share at its start. Default 10."),
@@ -163,8 +196,11 @@ SECTIONS: dict[str, Section] = {
         "cookie": (NAME, "A cookie; made when missing if ttl is given."),
         "ttl": (DURATION, "Life of the cookie that is made; 0 for a session cookie."),
         "path": (TEXT, "Path of the cookie that is made."),
+        "attributes": (TEXT_MAP, "Further attributes of the cookie that is made."),
+        "regex_rewrite": (ref("substitution"), "Hash the header's values after this rewrite."),
         "query": (NAME, "A query parameter."),
         "source_ip": ({"const": True}, "The caller's address."),
+        "context": (NAME, "A value of the caller's own context."),
         "terminal": (FLAG, "Stop here when this gave a key. Default false."),
     },
     "limits": {
@@ -203,6 +239,19 @@ SECTIONS: dict[str, Section] = {
             "Send an idempotent request again, once and outside the retries, when a kept-alive "
             "connection ended before a byte of an answer. Default false.",
         ),
+        "preconnect_ratio": (
+            {"type": "number", "minimum": 1, "maximum": 3},
+            "Connections per request in flight, opened ahead of need. Default 1: none ahead.",
+        ),
+        "warm_up": (
+            {"type": "integer", "minimum": 0, "maximum": 64},
+            "Connections kept open to each endpoint from the first call on. Default 0.",
+        ),
+        "max_response_header_kb": (
+            {"type": "integer", "minimum": 1, "maximum": 8192},
+            "Most KiB of a response head. Default 80.",
+        ),
+        "max_response_headers": (COUNT, "Most header lines of a response. Default 100."),
     },
     "keepalive": {
         "probes": (
@@ -215,29 +264,6 @@ SECTIONS: dict[str, Section] = {
     "circuit_breaker": {
         "consecutive_failures": (COUNT, "Default 5."),
         "open_for": (DURATION, "Default 30s."),
-    },
-    "outlier_detection": {
-        "consecutive_5xx": (
-            {"type": "integer", "minimum": 0, "maximum": 4294967295},
-            "5xx in a row before an endpoint is ejected; 0: off. Default 5.",
-        ),
-        "consecutive_gateway_failure": (
-            {"type": "integer", "minimum": 0, "maximum": 4294967295},
-            "502, 503, 504 in a row; 0: off. Default off.",
-        ),
-        OUTLIER_FLAG: (FLAG, "Count connect failures apart from replies. Default false."),
-        "consecutive_local_origin_failure": (COUNT, "Connect failures in a row. Default 5."),
-        "interval": (DURATION, "Time between sweeps. Default 10s."),
-        "base_ejection_time": (DURATION, "Grows with each ejection. Default 30s."),
-        "max_ejection_time": (DURATION, "Default 300s."),
-        "max_ejection_percent": (
-            {"type": "integer", "minimum": 0, "maximum": 100},
-            "Most endpoints ejected at a time. Default 10.",
-        ),
-        "min_health_percent": (
-            {"type": "integer", "minimum": 0, "maximum": 100},
-            "Off while fewer endpoints are healthy. Default 0.",
-        ),
     },
     "tls": {
         "mode": (choice("disable", "simple", "mutual"), "mutual: with a client certificate."),
@@ -259,6 +285,8 @@ SECTIONS: dict[str, Section] = {
         "regex": (NAME, "RE2 expression of the whole name."),
         "type": (choice("dns", "uri", "ip", "email"), "Type of the name. Default: any."),
     },
+    **HEALTH_SECTIONS,
+    **OUTLIER_SECTIONS,
     **ROUTE_SECTIONS,
 }
 
@@ -272,6 +300,11 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "nacos": ("service",),
     "subset": ("labels",),
     "slow_start": ("window",),
+    **TOPOLOGY_REQUIRED,
+    "endpoint_subsets": ("subset_selectors",),
+    "subset_selector": ("keys",),
+    "session_cookie": ("name",),
+    "bytes": ("hex",),
     "tls": ("mode",),
     "reset_header": ("name",),
     "fault_delay": ("fixed_delay",),

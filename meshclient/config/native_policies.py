@@ -9,18 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
+from meshclient.config.native_balancing import read_policy_settings
+from meshclient.config.native_hashing import read_hash_on, read_hash_settings
+from meshclient.config.native_health import read_health
+from meshclient.config.native_outlier import read_outlier_detection
 from meshclient.config.native_proxy import read_proxy
-from meshclient.config.native_shapes import LB_POLICIES, OUTLIER_FLAG
+from meshclient.config.native_shapes import LB_POLICIES
 from meshclient.config.native_tls import read_tls
+from meshclient.config.native_topology import (
+    read_locality_weights,
+    read_panic_threshold,
+    read_topology,
+)
 from meshclient.config.native_values import (
     finish,
     flag_of,
     integer_of,
     limit_of,
-    one_or_many,
     required,
     seconds_of,
-    text_of,
 )
 from meshclient.config.reader import Reader
 from meshclient.model.cluster import (
@@ -31,15 +38,17 @@ from meshclient.model.cluster import (
     LbPolicy,
     Limits,
     LoadBalancing,
-    OutlierDetection,
+    LocalityWeight,
     TcpKeepalive,
 )
+from meshclient.model.load_balancing import HASH_POLICIES
 from meshclient.model.routes import HashPolicy
 from meshclient.model.source import Diagnostic
 
 Notes = dict[str, Diagnostic]
 
-_HASH_POLICIES = ("ring_hash", "maglev")
+#: Most connections that ``warm_up`` may keep to one endpoint.
+MAX_WARM_UP = 64
 
 
 @dataclass(slots=True)
@@ -48,12 +57,13 @@ class PolicyParts:
 
     policy: ClusterPolicy = field(default_factory=ClusterPolicy)
     hash_policy: tuple[HashPolicy, ...] = ()
+    locality_weights: tuple[LocalityWeight, ...] = ()
     notes: Notes = field(default_factory=dict)
 
 
 def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
     """The policy blocks of a service or subset; a block that is given replaces the base's."""
-    parts = PolicyParts(base.policy, base.hash_policy, dict(base.notes))
+    parts = PolicyParts(base.policy, base.hash_policy, base.locality_weights, dict(base.notes))
     if (child := r.field("load_balancing")) is not None:
         _load_balancing(child, parts)
     if (child := r.field("limits")) is not None:
@@ -65,8 +75,9 @@ def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
         parts.policy = replace(parts.policy, circuit_breaker=breaker)
         parts.notes["circuit_breaker"] = child.not_honoured("circuit breaker")
     if (child := r.field("outlier_detection")) is not None:
-        parts.policy = replace(parts.policy, outlier_detection=_outlier_detection(child))
-        parts.notes["outlier_detection"] = child.not_honoured("outlier detection")
+        parts.policy = replace(parts.policy, outlier_detection=read_outlier_detection(child))
+    parts.policy = read_health(r, parts.policy)
+    parts.policy = _with_min_health(parts.policy)
     if (child := r.field("tls")) is not None:
         _tls(child, parts)
     if (child := r.field("proxy")) is not None:
@@ -75,8 +86,6 @@ def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
 
 
 def _load_balancing(r: Reader, parts: PolicyParts) -> None:
-    parts.notes.pop("load_balancing", None)
-    parts.notes.pop("slow_start", None)
     parts.hash_policy = ()
     if not r.is_mapping:
         name = r.string(LB_POLICIES)
@@ -85,39 +94,55 @@ def _load_balancing(r: Reader, parts: PolicyParts) -> None:
     else:
         policy_reader = r.field("policy")
         name = policy_reader.string(LB_POLICIES) if policy_reader is not None else None
-        balancing = _balancing_details(r, cast(LbPolicy, name or "least_request"), parts)
+        balancing = _balancing_details(r, cast(LbPolicy, name or "least_request"))
+        _topology(r, parts)
+        balancing = read_policy_settings(r, balancing)
         hash_reader = r.field("hash_on")
         finish(r, "load_balancing")
     if hash_reader is not None:
         parts.hash_policy = read_hash_on(hash_reader)
     parts.policy = replace(parts.policy, load_balancing=balancing)
-    if balancing.policy in (*_HASH_POLICIES, "peak_ewma"):
-        what = f"load balancing policy {balancing.policy} (least_request picks until then)"
-        parts.notes["load_balancing"] = r.not_honoured(what)
-    if balancing.policy in _HASH_POLICIES and not parts.hash_policy:
+    if balancing.policy in HASH_POLICIES and not parts.hash_policy:
         r.warning(
             f"{balancing.policy} without hash_on picks at random",
             suggestion="add hash_on: {header: ...}",
         )
 
 
-def _balancing_details(r: Reader, policy: LbPolicy, parts: PolicyParts) -> LoadBalancing:
+def _with_min_health(policy: ClusterPolicy) -> ClusterPolicy:
+    """Istio's min_health_percent is the panic threshold, unless that is given itself."""
+    detection = policy.outlier_detection
+    given = policy.panic_threshold_percent != ClusterPolicy().panic_threshold_percent
+    if detection is None or not detection.min_health_percent or given:
+        return policy
+    return replace(policy, panic_threshold_percent=detection.min_health_percent)
+
+
+def _topology(r: Reader, parts: PolicyParts) -> None:
+    topology, threshold = read_topology(r), read_panic_threshold(r)
+    parts.locality_weights = read_locality_weights(r, topology)
+    parts.policy = replace(
+        parts.policy,
+        topology=topology,
+        panic_threshold_percent=50 if threshold is None else threshold,
+    )
+
+
+def _balancing_details(r: Reader, policy: LbPolicy) -> LoadBalancing:
+    method = r.field("selection_method")
+    word = method.string(("n_choices", "full_scan")) if method is not None else None
     bias_reader = r.field("active_request_bias")
     bias = bias_reader.number(0, 100) if bias_reader is not None else None
     balancing = LoadBalancing(
         policy=policy,
         choice_count=integer_of(r, "choice_count", 2, 2, 100),
         active_request_bias_milli=1000 if bias is None else round(bias * 1000),
-        minimum_ring_size=integer_of(r, "minimum_ring_size", 1024),
-        maximum_ring_size=integer_of(r, "maximum_ring_size", 8_388_608),
-        table_size=integer_of(r, "table_size", 65_537),
+        full_scan=word == "full_scan",
     )
-    if balancing.minimum_ring_size > balancing.maximum_ring_size:
-        r.error("minimum_ring_size is more than maximum_ring_size")
+    balancing = read_hash_settings(r, balancing)
     slow_start = r.field("slow_start")
     if slow_start is None:
         return balancing
-    parts.notes["slow_start"] = slow_start.not_honoured("slow start")
     return _slow_start(slow_start, balancing)
 
 
@@ -134,35 +159,6 @@ def _slow_start(r: Reader, balancing: LoadBalancing) -> LoadBalancing:
         slow_start_minimum_percent=10.0 if least is None else least,
         slow_start_aggression=1.0 if shape is None else shape,
     )
-
-
-def read_hash_on(r: Reader) -> tuple[HashPolicy, ...]:
-    """What calls of one endpoint have in common: one source of the key, or several."""
-    found = (_hash_source(item) for item in one_or_many(r))
-    return tuple(source for source in found if source is not None)
-
-
-def _hash_source(r: Reader) -> HashPolicy | None:
-    terminal = flag_of(r, "terminal")
-    ttl, path = r.field("ttl"), text_of(r, "path")
-    ttl_s = ttl.go_duration(allow_zero=True) if ttl is not None else None
-    header, cookie, query = text_of(r, "header"), text_of(r, "cookie"), text_of(r, "query")
-    source_ip = flag_of(r, "source_ip")
-    finish(r, "hash_on")
-    given = sum(map(bool, (header, cookie, query, source_ip)))
-    if given != 1:
-        if r.is_mapping:
-            r.error("give exactly one of header, cookie, query and source_ip")
-        return None
-    if not cookie and (ttl_s is not None or path):
-        r.error("ttl and path belong to a cookie")
-    if header:
-        return HashPolicy("header", header.lower(), terminal=terminal)
-    if cookie:
-        return HashPolicy("cookie", cookie, ttl_s, path, terminal)
-    if query:
-        return HashPolicy("query", query, terminal=terminal)
-    return HashPolicy("source_ip", terminal=terminal)
 
 
 def _limits(r: Reader, parts: PolicyParts) -> None:
@@ -187,9 +183,20 @@ def _connection(r: Reader) -> ConnectionOptions:
         keepalive=_keepalive(keepalive) if keepalive is not None else None,
         proxy_protocol=_proxy_protocol(r),
         resend_stale=flag_of(r, "resend_stale"),
+        preconnect_ratio=_preconnect_ratio(r),
+        warm_up=integer_of(r, "warm_up", 0, 0, MAX_WARM_UP),
+        max_response_header_kb=integer_of(r, "max_response_header_kb", 80, 1, 8192),
+        max_response_headers=integer_of(r, "max_response_headers", 100),
     )
     finish(r, "connection")
     return options
+
+
+def _preconnect_ratio(r: Reader) -> float:
+    """Envoy's bounds."""
+    field = r.field("preconnect_ratio")
+    ratio = field.number(1, 3) if field is not None else None
+    return 1.0 if ratio is None else ratio
 
 
 def _proxy_protocol(r: Reader) -> Literal["", "v1", "v2"]:
@@ -220,28 +227,6 @@ def _circuit_breaker(r: Reader) -> CircuitBreaker:
     )
     finish(r, "circuit_breaker")
     return breaker
-
-
-def _outlier_detection(r: Reader) -> OutlierDetection:
-    split = flag_of(r, OUTLIER_FLAG)
-    local = r.field("consecutive_local_origin_failure")
-    if local is not None and not split:
-        local.error(f"has no effect without {OUTLIER_FLAG}: true")
-    detection = OutlierDetection(
-        consecutive_5xx=integer_of(r, "consecutive_5xx", 5, 0) or None,
-        consecutive_gateway_failure=integer_of(r, "consecutive_gateway_failure", 0, 0) or None,
-        split_external_local_origin_errors=split,
-        consecutive_local_origin_failure=integer_of(r, "consecutive_local_origin_failure", 5),
-        interval_s=seconds_of(r, "interval", 10.0),
-        base_ejection_time_s=seconds_of(r, "base_ejection_time", 30.0),
-        max_ejection_time_s=seconds_of(r, "max_ejection_time", 300.0),
-        max_ejection_percent=integer_of(r, "max_ejection_percent", 10, 0, 100),
-        min_health_percent=integer_of(r, "min_health_percent", 0, 0, 100),
-    )
-    if detection.base_ejection_time_s > detection.max_ejection_time_s:
-        r.warning("base_ejection_time is more than max_ejection_time")
-    finish(r, "outlier_detection")
-    return detection
 
 
 def _tls(r: Reader, parts: PolicyParts) -> None:

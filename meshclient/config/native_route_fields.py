@@ -135,7 +135,7 @@ ROUTE_SECTIONS: dict[str, Section] = {
         "response_headers": (ref("header_edits"), "Edits of the response's headers."),
         "retries": (ref("route_retries"), "Instead of the service's."),
         "subset": (TEXT_MAP, "Labels to choose endpoints by, for load_balancing: {subsets: ...}."),
-        "hash_on": (one_or_many(ref("hash_on")), "Instead of the service's. Not yet honoured."),
+        "hash_on": (one_or_many(ref("hash_on")), "Instead of the service's."),
         **TRAFFIC,
     },
     "share": {

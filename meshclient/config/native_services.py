@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from meshclient.config.native_endpoints import Origin, is_host, read_origin
 from meshclient.config.native_names import Names
+from meshclient.config.native_outlier import warn_if_inert
 from meshclient.config.native_policies import PolicyParts, read_cluster_policy
 from meshclient.config.native_routes import Owner, PortRoute, read_routes
 from meshclient.config.native_traffic import Traffic, read_traffic
@@ -63,8 +64,6 @@ def read_service(name: str, r: Reader, source: Source, names: Names, node: Node)
     origin = read_origin(r, node.namespace)
     parts = read_cluster_policy(r, PolicyParts())
     base = Traffic(hash_policy=parts.hash_policy)
-    if parts.hash_policy:
-        base.notes["hash_on"] = r.not_honoured("hash_on")
     traffic, budget = read_traffic(r, base, names, name, section="retries")
     if budget is not None:
         limits = replace(parts.policy.limits, retry_budget=budget)
@@ -80,6 +79,7 @@ def read_service(name: str, r: Reader, source: Source, names: Names, node: Node)
         )
     service = Service(name, domains, port or ANY_PORT, routes, source)
     service.clusters = _clusters(name, r, origin, parts, source)
+    warn_if_inert(r, service.clusters)
     finish(r, "service")
     return service
 
@@ -131,12 +131,27 @@ def _clusters(
         discovery=origin.discovery,
         endpoints=origin.endpoints,
         policy=parts.policy,
+        locality_weights=parts.locality_weights,
         protocol="h2" if protocol == "h2" else "http1",
         sources=(source,),
         not_honoured=_notes(origin, parts),
     )
     named = subsets.items() if subsets is not None else ()
+    _warn_of_preconnect(r, whole)
     return [whole, *(_subset(key, child, whole, origin, parts) for key, child in named)]
+
+
+def _warn_of_preconnect(r: Reader, cluster: Cluster) -> None:
+    connection = r.field("connection")
+    if connection is None or cluster.protocol != "h2":
+        return
+    field = connection.field("preconnect_ratio")
+    if field is not None and cluster.policy.connection.preconnect_ratio > 1.0:
+        field.warning(
+            "HTTP/2 connections of event loops carry many requests, and none is opened ahead by "
+            "this; it holds for blocking clients",
+            suggestion="warm_up keeps a number of connections open",
+        )
 
 
 def _notes(origin: Origin, parts: PolicyParts) -> tuple[Diagnostic, ...]:
@@ -163,6 +178,7 @@ def _subset(name: str, r: Reader, whole: Cluster, origin: Origin, parts: PolicyP
         discovery=_narrow(origin.discovery, labels),
         endpoints=endpoints,
         policy=own.policy,
+        locality_weights=own.locality_weights,
         sources=(*whole.sources, r.source),
         not_honoured=_notes(origin, own),
     )

@@ -21,10 +21,21 @@ PORT: Shape = {"type": "integer", "minimum": 1, "maximum": 65535}
 PERCENT: Shape = {"type": "number", "minimum": 0, "maximum": 100}
 DURATION: Shape = {"$ref": "#/$defs/duration"}
 COUNT: Shape = {"type": "integer", "minimum": 1, "maximum": 4294967295}
+RING_SIZE: Shape = {"type": "integer", "minimum": 1, "maximum": 8388608}
 ATTEMPTS: Shape = {"type": "integer", "minimum": 0, "maximum": 100}
 HTTP_STATUS: Shape = {"type": "integer", "minimum": 200, "maximum": 599}
 
-LB_POLICIES = ("round_robin", "least_request", "random", "ring_hash", "maglev", "peak_ewma")
+LB_POLICIES = (
+    "round_robin",
+    "least_request",
+    "random",
+    "ring_hash",
+    "maglev",
+    "peak_ewma",
+    "pick_first",
+    "client_side_weighted_round_robin",
+)
+HASH_FUNCTIONS = ("xx_hash", "murmur_hash_2")
 SOURCES = ("endpoints", "dns", "srv", "kubernetes", "consul", "eureka", "nacos")
 OUTLIER_FLAG = "split_external_local_origin_errors"
 

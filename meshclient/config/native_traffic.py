@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from meshclient.config.durations import format_s
+from meshclient.config.native_hashing import read_hash_on
 from meshclient.config.native_names import Names
-from meshclient.config.native_policies import Notes, read_hash_on
+from meshclient.config.native_policies import Notes
 from meshclient.config.native_retries import DEFAULT_RETRIES, read_retries
 from meshclient.config.native_values import (
     finish,
@@ -68,7 +69,6 @@ def read_traffic(
         _note(notes, "hedging", child if traffic.hedge_delay_s else None, "hedging")
     if section == "route_retries" and (child := r.field("hash_on")) is not None:
         traffic = replace(traffic, hash_policy=read_hash_on(child))
-        _note(notes, "hash_on", child, "hash_on")
     return traffic, budget
 
 

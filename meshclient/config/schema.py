@@ -23,7 +23,7 @@ _DURATION = {
 #: Sections of which one word of the first tuple must be given (and of the second: at most one).
 _EXACTLY_ONE: dict[str, tuple[str, ...]] = {
     "san": ("exact", "prefix", "suffix", "regex"),
-    "hash_on": ("header", "cookie", "query", "source_ip"),
+    "hash_on": ("header", "cookie", "query", "source_ip", "context"),
     "fault_abort": ("status", "grpc_status"),
     "host_rewrite": ("header", "path_regex", "endpoint"),
 }

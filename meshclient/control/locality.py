@@ -182,15 +182,8 @@ def _label_rank(pairs: Sequence[tuple[str, str]], labels: Mapping[str, str]) -> 
 
 def _labels(labels: Labels, locality: Locality) -> dict[str, str]:
     """Labels, and those that a locality stands for."""
-    found = dict(labels)
-    for name, value in (
-        (_REGION, locality.region),
-        (_ZONE, locality.zone),
-        (_SUB_ZONE, locality.sub_zone),
-    ):
-        if value:
-            found[name] = value
-    return found
+    places = {_REGION: locality.region, _ZONE: locality.zone, _SUB_ZONE: locality.sub_zone}
+    return dict(labels) | {name: value for name, value in places.items() if value}
 
 
 def _compact(ranks: list[int]) -> list[int]:

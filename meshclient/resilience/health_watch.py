@@ -15,11 +15,11 @@ from meshclient.model.events import HealthChanged
 from meshclient.model.health import (
     DEGRADED_ACTIVE_HC,
     FAILED_OUTLIER_CHECK,
+    PENDING_DYNAMIC_REMOVAL,
     UNHEALTHY,
     flag_names,
 )
 from meshclient.resilience.health_check import ACTIVE_FLAGS, CheckState, combined_flags
-from meshclient.resilience.health_membership import without_failed
 
 
 class Counters:
@@ -110,7 +110,8 @@ class Member:
         detector, before = self.watched.cluster_state.detector, self.state.flags
         if detector is None or self.failed or not before & FAILED_OUTLIER_CHECK:
             return
-        detector.on_health_check_passed(self.state, now)
+        if detector.on_health_check_passed(self.state, now):
+            self.watched.cluster_state.urge()  # its event is told with the next sweep, now
         self.watched.note_change(self.state, before, "")
 
     def leave(self) -> None:
@@ -148,7 +149,8 @@ class Watched:
     def has_traffic(self) -> bool:
         """Whether a driver ever reached for the cluster: it then left something in ``shared``."""
         if not self.used:
-            self.used = bool(self.cluster_state.shared)
+            state = self.cluster_state
+            self.used = bool(state.shared or state.high.shared)
         return self.used
 
     def note_change(self, state: Any, before: int, why: str | None) -> None:
@@ -162,22 +164,20 @@ class Watched:
         changes = self.changes
         if not changes:
             return [], []
-        left = without_failed(self.cluster_state.states)
-        if left is not self.cluster_state.states:
-            self._keep_only(left)
         self.cluster_state.refresh(now)
         self.changes = {}  # only now: what could not be weighed is tried again
+        if any(state.flags & PENDING_DYNAMIC_REMOVAL for state in changes):
+            self._forget_dropped()
         told = [(state, was, why) for state, (was, why) in changes.items() if why is not None]
         events = [self._event(s, why) for s, was, why in told if (s.flags ^ was) & ACTIVE_FLAGS]
         failed = [s for s, was, _ in told if s.flags & UNHEALTHY and not was & UNHEALTHY]
         return events, failed
 
-    def _keep_only(self, left: tuple[Any, ...]) -> None:
-        """Endpoints that discovery had dropped, and that now fail, are gone."""
-        kept = {id(state) for state in left}
+    def _forget_dropped(self) -> None:
+        """Endpoints that discovery had dropped, and that the cluster let go when they failed."""
+        kept = {id(state) for state in self.cluster_state.states}
         for key in [key for key in self.members if key not in kept]:
             self.members.pop(key).leave()
-        self.cluster_state.states = left
 
     def _event(self, state: Any, why: str) -> HealthChanged:
         healthy = not state.flags & ACTIVE_FLAGS

@@ -97,7 +97,8 @@ class Monitor:
         if self.dirty:
             with self._lock:
                 self.local_errors = 0
-                self.dirty = self.errors > 0
+                # Either row alone may be above 0: each starts anew by itself.
+                self.dirty = self.errors > 0 or self.gateway_errors > 0
 
     def fail(self, status: int) -> tuple[str, ...]:
         """An error response of ``status`` (500 or more); the thresholds it reached.

@@ -12,10 +12,11 @@ import math
 import random
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from meshclient.transport.asyncio_decrypted import SCRATCH
 from meshclient.transport.asyncio_shell import AsyncConnection, NotWrittenError
 from meshclient.transport.dial import connect_limit, open_async
 from meshclient.transport.http1_request import encode_request
@@ -30,7 +31,9 @@ from meshclient.transport.interface import (
     timeout_error,
 )
 from meshclient.transport.loop_end import abandon, at_loop_end, inherit
+from meshclient.transport.opening import LoopOpenings
 from meshclient.transport.pool import Pool
+from meshclient.transport.preconnect import Neighbour, models, sibling
 from meshclient.transport.slot_waiters import (
     LoopWaiter,
     refuse_others,
@@ -42,6 +45,7 @@ from meshclient.transport.slots import ConnectionSlots
 if TYPE_CHECKING:
     from meshclient.transport.fallback import HttpcoreAsyncEngine
     from meshclient.transport.http2_loop import Http2Loop
+    from meshclient.transport.loop_spares import LoopSpares
 
 #: Pools without a connection are dropped when this many exist.
 _MAX_POOLS = 1024
@@ -60,7 +64,10 @@ class LoopShard:
         "http2",
         "loop",
         "open",
+        "opening",
         "pools",
+        "scratch",
+        "spares",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_idle: int) -> None:
@@ -68,8 +75,13 @@ class LoopShard:
         self.closed = False
         self.pools: dict[Target, Pool[AsyncConnection]] = {}
         self.open: set[AsyncConnection] = set()
+        self.opening = LoopOpenings()
+        #: Where TLS connections decrypt to.
+        self.scratch = memoryview(bytearray(SCRATCH))
         #: Made at the first target that speaks HTTP/2; nothing imports h2 before.
         self.http2: Http2Loop | None = None
+        #: Made at the first target that has connections opened ahead.
+        self.spares: LoopSpares | None = None
         self._max_idle = max_idle
         self._max_pools = _MAX_POOLS
         self._sweeper: asyncio.TimerHandle | None = None
@@ -88,7 +100,17 @@ class LoopShard:
         pool = self.pools[target] = Pool(
             target, AsyncConnection.abort, self._max_idle, random.random
         )
+        if pool.spares is not None:
+            pool.on_loss = self.loop_spares().lost
         return pool
+
+    def loop_spares(self) -> LoopSpares:
+        """What this loop opens ahead of need."""
+        if self.spares is None:
+            from meshclient.transport.loop_spares import LoopSpares
+
+            self.spares = LoopSpares(self)
+        return self.spares
 
     def http2_loop(self) -> Http2Loop:
         """The HTTP/2 connections of this loop."""
@@ -97,6 +119,20 @@ class LoopShard:
 
             self.http2 = Http2Loop(self)
         return self.http2
+
+    def http2_for(self, target: Target) -> Http2Loop:
+        """:meth:`http2_loop`, for a call to ``target``."""
+        if target.options.warm_up and not self.loop_spares().knows(target):
+            self.loop_spares().keep_warm(target)
+        return self.http2_loop()
+
+    def new_connection(
+        self, pool: Pool[AsyncConnection], target: Target, request: WireRequest
+    ) -> Awaitable[AsyncConnection]:
+        """What a call gets where nothing is idle. Raises WireError."""
+        if pool.slots is None:
+            return self.connect(pool, target, request)
+        return self.connect_in_turn(pool, pool.slots, target, request)
 
     async def connect_in_turn(
         self,
@@ -133,9 +169,33 @@ class LoopShard:
         if self.closed:
             raise closed_error(False)
         limit, kind = connect_limit(target, request, time.monotonic())
-        connection = await open_async(
-            target, lambda sock: AsyncConnection(self, pool, sock), limit, kind
-        )
+        spares = pool.spares
+        if spares is not None:
+            spares.pending += 1
+            self.open_ahead(pool, 1)
+        try:
+            connection = await open_async(
+                target, lambda sock: AsyncConnection(self, pool, sock), limit, kind, self.opening
+            )
+        finally:
+            if spares is not None:
+                spares.pending -= 1
+        self.adopt(pool, connection)
+        if spares is not None:
+            spares.reached()
+        return connection
+
+    def open_ahead(self, pool: Pool[AsyncConnection], opened: int = 0) -> None:
+        """A request begins that opens ``opened`` connections of its own."""
+        spares = self.loop_spares()
+        spares.top_up(pool, opened)
+        if pool.spares is not None and not pool.spares.begun:
+            pool.spares.begun = True
+            spares.keep_warm(pool.target)
+
+    def adopt(self, pool: Pool[AsyncConnection], connection: AsyncConnection) -> None:
+        """Count a new connection in the pool. Raises WireError, and closes it then."""
+        target = pool.target
         if self.closed:
             connection.abort()
             raise closed_error(False)
@@ -145,7 +205,6 @@ class LoopShard:
         self.open.add(connection)
         if self.pools.get(target) is not pool:
             pool.draining = True  # given up meanwhile: nobody would find it again
-        return connection
 
     def release(self, connection: AsyncConnection) -> None:
         """A connection whose exchange is over and that may serve another."""
@@ -179,10 +238,21 @@ class LoopShard:
             self.pools.pop(target).drain()
         if self.http2 is not None:
             self.http2.retain(targets)
+        if self.spares is not None:
+            self.spares.retain(targets)
+
+    def join(self, places: Collection[tuple[Any, ...]], newcomers: Sequence[Neighbour]) -> None:
+        """Endpoints that joined those at ``places``: keep them warm where those are dialled."""
+        known = [*self.pools, *(self.http2.pools if self.http2 is not None else ())]
+        for model in models(known, places):
+            self.loop_spares().join([sibling(model, *newcomer) for newcomer in newcomers])
 
     def close(self) -> None:
         """End every connection and refuse new ones; idempotent."""
         self.closed = True
+        self.opening.close()
+        if self.spares is not None:
+            self.spares.close()
         if self.http2 is not None:
             self.http2.close()
         for pool in self.pools.values():
@@ -248,7 +318,7 @@ class AsyncEngine:
         if request.deadline is not None and request.deadline <= now:
             raise timeout_error("deadline", False)
         if target.protocol != "http1" and (
-            found := await shard.http2_loop().send(target, request, encoded)
+            found := await shard.http2_for(target).send(target, request, encoded)
         ):
             return found
         resend = request.resend
@@ -260,12 +330,11 @@ class AsyncEngine:
             # With limits a free one has to do: the slot for a fresh one may be in its place.
             connection = None if fresh and pool.slots is None else pool.acquire(now)
             if connection is None:
-                if pool.slots is None:
-                    connection = await shard.connect(pool, target, request)
-                else:
-                    connection = await shard.connect_in_turn(pool, pool.slots, target, request)
-                    if connection.closed:  # in the moment between its release and our turn
-                        continue
+                connection = await shard.new_connection(pool, target, request)
+                if connection.closed and pool.slots is not None:
+                    continue  # in the moment between its release and our turn
+            elif pool.spares is not None:
+                shard.open_ahead(pool)
             try:
                 return await connection.exchange(request, encoded)
             except NotWrittenError:
@@ -291,6 +360,22 @@ class AsyncEngine:
         for loop in [loop for loop in self._shards if loop.is_closed()]:
             for connection in self._shards.pop(loop).connections():
                 abandon(connection)
+
+    async def warm(self, targets: Collection[Target], count: int) -> bool:
+        """Have ``count`` connections open to each target on the running asyncio loop.
+
+        True when all have as many; failures are quiet. The caller bounds the time.
+        """
+        loop = asyncio.get_running_loop()
+        shard = self._shards.get(loop) or await self._new_shard(loop)
+        return await shard.loop_spares().warm(targets, count)
+
+    def join(self, places: Collection[tuple[Any, ...]], newcomers: Sequence[Neighbour]) -> None:
+        """Endpoints that joined a cluster whose others are at ``places``. From any thread."""
+        with self._lock:
+            shards = list(self._shards.values())
+        for shard in shards:
+            shard.post(shard.join, places, newcomers)
 
     def _other_engine(self) -> HttpcoreAsyncEngine:
         with self._lock:

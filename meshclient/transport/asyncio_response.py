@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meshclient.model.outcome import ResetReason
-from meshclient.transport.interface import AsyncWireResponse, WireError, WireRequest
+from meshclient.transport.interface import AsyncWireResponse, Headers, WireError, WireRequest
 
 if TYPE_CHECKING:
     from meshclient.transport.asyncio_shell import AsyncConnection
@@ -23,7 +23,18 @@ HIGH_WATER: Final = 256 * 1024
 LOW_WATER: Final = 64 * 1024
 
 
-class StreamingResponse(AsyncWireResponse):
+class TrailedResponse(AsyncWireResponse):
+    """One whose body, when it is whole, may be followed by ``trailers``."""
+
+    __slots__ = ("trailers",)
+
+    trailers: Headers
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.trailers if name == "trailers" else super().get_extra_info(name)
+
+
+class StreamingResponse(TrailedResponse):
     """One task reads, the connection writes; both on the same loop."""
 
     __slots__ = (
@@ -54,6 +65,7 @@ class StreamingResponse(AsyncWireResponse):
         self._stalled = False
         self._reader: asyncio.Future[None] | None = None
         self._error: WireError | None = None
+        self.trailers = []
         self.deadline = request.deadline
         self.read_timeout_s = request.read_timeout_s
 
@@ -70,8 +82,10 @@ class StreamingResponse(AsyncWireResponse):
             self._connection.transport.pause_reading()
         self._wake()
 
-    def complete(self) -> None:
+    def complete(self, trailers: Headers | None = None) -> None:
         """The body ends here; the connection is no longer ours."""
+        if trailers is not None:
+            self.trailers = trailers
         connection, self._connection = self._connection, None
         if self._stalled and connection is not None and not connection.closed:
             connection.transport.resume_reading()

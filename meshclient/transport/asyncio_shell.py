@@ -14,7 +14,12 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
-from meshclient.transport.asyncio_response import HIGH_WATER, StreamingResponse
+from meshclient.transport.asyncio_decrypted import Decrypted
+from meshclient.transport.asyncio_response import (
+    HIGH_WATER,
+    StreamingResponse,
+    TrailedResponse,
+)
 from meshclient.transport.asyncio_time import TimedProtocol
 from meshclient.transport.asyncio_upgrade import AsyncUpgradedResponse
 from meshclient.transport.asyncio_upload import upload
@@ -50,6 +55,7 @@ class AsyncConnection(TimedProtocol):
         "_reusable",
         "_shard",
         "_waiter",
+        "ahead",
         "closed",
         "continued",
         "drained",
@@ -71,11 +77,16 @@ class AsyncConnection(TimedProtocol):
         self.sock = sock
         self.retire_at = math.inf
         self.requests = 0
+        #: Opened before a request needed it: its first may meet a stale connection, too.
+        self.ahead = False
         self.closed = False
         self.uploading = False
         self.write_paused = False
         self.drained: asyncio.Future[None] | None = None
-        self._parser = ResponseParser()
+        options = pool.target.options
+        self._parser = ResponseParser(
+            options.max_response_header_kb * 1024, options.max_response_headers
+        )
         self._readiness = Readiness(sock)
         self._reusable = False
         self._request: WireRequest | None = None
@@ -92,7 +103,9 @@ class AsyncConnection(TimedProtocol):
         or failed at the first write. Whatever ends it early (cancellation included) closes
         the connection.
         """
-        if self.requests and self._readiness.readable():
+        # What waits on a TLS connection that was never used may be a session ticket.
+        used = self.requests or (self.ahead and self.pool.target.tls is None)
+        if used and self._readiness.readable():
             # The server closed it, or sent what nobody had asked for yet: never an
             # answer. The loop has not looked since; the kernel knows.
             self.abort()
@@ -105,7 +118,7 @@ class AsyncConnection(TimedProtocol):
         self._busy = True
         self._reusable = not encoded.close
         self._request = request
-        self._parser.start(request.method == b"HEAD", encoded.upgrade)
+        self._parser.start(request.method == b"HEAD", encoded.upgrade, encoded.tunnel)
         waiter: asyncio.Future[AsyncWireResponse] = self.loop.create_future()
         self._waiter = waiter
         body = request.body
@@ -117,7 +130,7 @@ class AsyncConnection(TimedProtocol):
             else:
                 await upload(self, request, encoded, waiter)
                 return await waiter
-            if self.requests > 1 and self.transport.is_closing():
+            if (self.requests > 1 or self.ahead) and self.transport.is_closing():
                 # The socket refused the write itself; nothing was buffered before it.
                 raise NotWrittenError
             self.request_written(request)
@@ -154,6 +167,8 @@ class AsyncConnection(TimedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        if self.pool.target.tls is not None:
+            self.transport.set_protocol(Decrypted(self, self._shard.scratch))
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -170,12 +185,20 @@ class AsyncConnection(TimedProtocol):
         if response is not None:
             response.push(parser.take())
             if parser.complete:
-                response.complete()
+                response.complete(parser.trailers)
                 self._end()
         elif parser.head_complete:
             self._head_arrived(parser)
         else:
             self._part_of_head()
+
+    def part_received(self, data: bytes) -> None:
+        """``data_received``, where more may be here already: if the response ends with ``data``
+        the connection is not used again, as what follows could pass for the next answer."""
+        reusable, self._reusable = self._reusable, False
+        self.data_received(data)
+        if self._busy:
+            self._reusable = reusable
 
     def _head_arrived(self, parser: ResponseParser) -> None:
         waiter = self._waiter
@@ -204,16 +227,18 @@ class AsyncConnection(TimedProtocol):
             return
         content = parser.take()
         if parser.complete:
-            waiter.set_result(
-                AsyncWireResponse(
-                    parser.status,
-                    parser.reason,
-                    parser.version,
-                    parser.headers,
-                    content,
-                    self.get_extra_info,
-                )
+            whole = AsyncWireResponse if parser.trailers is None else TrailedResponse
+            response_ = whole(
+                parser.status,
+                parser.reason,
+                parser.version,
+                parser.headers,
+                content,
+                self.get_extra_info,
             )
+            if parser.trailers is not None:
+                response_.trailers = parser.trailers  # type: ignore[attr-defined]
+            waiter.set_result(response_)
             self._end()
             return
         request = self._request
@@ -288,7 +313,7 @@ class AsyncConnection(TimedProtocol):
                 ResetReason.CONNECTION_TERMINATION,
                 True,
                 message,
-                reused=self.requests > 1 and not self._parser.started,
+                reused=(self.requests > 1 or self.ahead) and not self._parser.started,
             )
             error.__cause__ = exc
             self._fail(error)
@@ -330,5 +355,7 @@ class AsyncConnection(TimedProtocol):
         self._shard.open.discard(self)
 
     def get_extra_info(self, name: str) -> Any:
-        """See WireResponse.get_extra_info."""
+        """See WireResponse.get_extra_info; of a response that had no trailers."""
+        if name == "trailers":
+            return []
         return self.transport.get_extra_info(_EXTRA_INFO.get(name, name))

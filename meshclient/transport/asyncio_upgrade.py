@@ -1,4 +1,4 @@
-"""An asyncio connection that speaks another protocol after a 101: the raw stream.
+"""An asyncio connection after a 101, or a 2xx to CONNECT: the raw stream.
 
 No HTTP any more, no pool: the connection ends with the stream. One task may read
 while another writes, as WebSocket clients do.
@@ -23,7 +23,7 @@ HIGH_WATER: Final = 256 * 1024
 
 
 class RawProtocol(asyncio.Protocol):
-    """Receives in place of the connection, from the 101 on."""
+    """Receives in place of the connection, from the head on."""
 
     def __init__(self, stream: AsyncUpgradedResponse, connection: AsyncConnection) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class RawProtocol(asyncio.Protocol):
 
 
 class AsyncUpgradedResponse(AsyncWireResponse):
-    """A 101: without a body, and open in both directions until ``aclose``."""
+    """Without a body, and open in both directions until ``aclose``."""
 
     __slots__ = ("_buffer", "_connection", "_ended", "_error", "_paused", "_protocol", "_reader")
 
@@ -85,7 +85,7 @@ class AsyncUpgradedResponse(AsyncWireResponse):
             self._connection.transport.pause_reading()
         self._wake()
 
-    def complete(self) -> None:
+    def complete(self, _trailers: object = None) -> None:
         """The peer sends no more."""
         self._ended = True
         self._wake()

@@ -21,8 +21,11 @@ from meshclient.transport.interface import (
     TimeoutKind,
     WireError,
     WireRequest,
+    closed_error,
     timeout_error,
 )
+from meshclient.transport.opening import LoopOpenings, Opening
+from meshclient.transport.tls_context import RotatingContext
 from meshclient.transport.tls_policy import HTTP1_PROTOCOLS, HTTP2_PROTOCOLS
 from meshclient.transport.tunnel import first_hop, tunnel_async, tunnel_sync
 
@@ -55,6 +58,17 @@ def _preface(target: Target, sock: socket.socket) -> bytes:
     return proxy_protocol.header(version, sock.getsockname(), sock.getpeername())
 
 
+def context_at(target: Target) -> Any:
+    """The TLS context; the policy's own resumes sessions, per endpoint."""
+    tls = target.tls
+    if tls is None:
+        return None
+    context = tls.context
+    if isinstance(context, RotatingContext):
+        return context.at((target.address, target.port))
+    return context
+
+
 def refuse_other_protocol(target: Target, tls: Any) -> None:
     """A context of the caller's may have offered more than what is meant to be spoken."""
     protocol = tls.selected_alpn_protocol() if tls is not None else None
@@ -69,23 +83,35 @@ def refuse_other_protocol(target: Target, tls: Any) -> None:
 
 
 async def open_async(
-    target: Target, factory: Callable[[socket.socket], P], limit: float, kind: TimeoutKind
+    target: Target,
+    factory: Callable[[socket.socket], P],
+    limit: float,
+    kind: TimeoutKind,
+    openings: LoopOpenings | None = None,
 ) -> P:
     """Connect, with TLS if the target asks, until ``limit`` (monotonic).
 
     ``factory`` makes the protocol object for the raw socket. Raises WireError;
-    cancelled at any point, it leaves no socket behind.
+    cancelled at any point, it leaves no socket behind. Closing ``openings`` ends it.
     """
+    # 3.11's asyncio.timeout tells our limit from a cancellation by somebody else.
+    scope = asyncio.timeout(max(0.0, limit - time.monotonic()))
     try:
-        # 3.11's asyncio.timeout tells our limit from a cancellation by somebody else.
-        async with asyncio.timeout(max(0.0, limit - time.monotonic())):
+        async with scope:
+            if openings is not None:
+                openings.add(scope)
             return await _open_async(target, factory, limit)
     except TimeoutError as error:
+        if openings is not None and openings.closed:
+            raise closed_error(False) from error
         if time.monotonic() < limit - 0.005:  # ETIMEDOUT of the kernel is a TimeoutError, too
             raise connect_error(target, error) from error
         raise timeout_error(kind, False) from error
     except (OSError, ValueError) as error:  # ValueError: UnicodeError of a bad host name
         raise connect_error(target, error) from error
+    finally:
+        if openings is not None:
+            openings.discard(scope)
 
 
 async def _open_async(target: Target, factory: Callable[[socket.socket], P], limit: float) -> P:
@@ -106,7 +132,7 @@ async def _open_async(target: Target, factory: Callable[[socket.socket], P], lim
         transport, protocol = await loop.create_connection(
             lambda: factory(sock),
             sock=sock,
-            ssl=None if tls is None else tls.context,
+            ssl=context_at(target),
             server_hostname=None if tls is None else tls.server_hostname,
         )
     except BaseException:
@@ -120,30 +146,34 @@ async def _open_async(target: Target, factory: Callable[[socket.socket], P], lim
     return protocol
 
 
-def open_sync(target: Target, limit: float, kind: TimeoutKind) -> socket.socket:
+def open_sync(
+    target: Target, limit: float, kind: TimeoutKind, opening: Opening | None = None
+) -> socket.socket:
     """Connect, with TLS if the target asks, until ``limit`` (monotonic).
 
-    Resolving is the system's getaddrinfo, which no time limit can interrupt.
-    Raises WireError.
+    Resolving is the system's getaddrinfo, which no time limit can interrupt, nor
+    cancelling ``opening``, which ends everything else. Raises WireError.
     """
+    opening = opening or Opening()
     try:
-        return _open_sync(target, limit)
-    except TimeoutError as error:
-        if time.monotonic() < limit - 0.005:
-            raise connect_error(target, error) from error
-        raise timeout_error(kind, False) from error
+        return _open_sync(target, limit, opening)
     except (OSError, ValueError) as error:
+        if opening.cancelled:
+            raise closed_error(False) from error
+        if isinstance(error, TimeoutError) and time.monotonic() >= limit - 0.005:
+            raise timeout_error(kind, False) from error
         raise connect_error(target, error) from error
 
 
-def _open_sync(target: Target, limit: float) -> socket.socket:
+def _open_sync(target: Target, limit: float, opening: Opening) -> socket.socket:
     hop = target if target.proxy is None else first_hop(target)
     addresses = known_addresses(hop)
     if addresses is None:
         addresses = resolved(socket.getaddrinfo(hop.address, hop.port, type=socket.SOCK_STREAM))
-    sock = race_sockets.connect_first(addresses, target.options.keepalive, limit)
+    sock = race_sockets.connect_first(addresses, target.options.keepalive, limit, opening)
     tls = target.tls
     try:
+        opening.holds(sock)
         if target.proxy is not None:
             tunnel_sync(sock, target.proxy, target.address, target.port, limit)
         preface = _preface(target, sock)
@@ -153,13 +183,16 @@ def _open_sync(target: Target, limit: float) -> socket.socket:
             sock.sendall(preface)
         if tls is None:
             return sock
-        secured = tls.context.wrap_socket(sock, server_hostname=tls.server_hostname)
+        # From here on ``sock`` is an empty shell: its descriptor has moved.
+        secured: ssl.SSLSocket = context_at(target).wrap_socket(
+            sock, server_hostname=tls.server_hostname, do_handshake_on_connect=False
+        )
+        sock = secured
+        opening.holds(sock)
+        secured.do_handshake()
+        refuse_other_protocol(target, sock)
     except BaseException:
+        opening.holds(None)
         sock.close()
         raise
-    try:
-        refuse_other_protocol(target, secured)
-    except WireError:
-        secured.close()
-        raise
-    return secured
+    return sock

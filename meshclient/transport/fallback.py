@@ -1,9 +1,10 @@
 """The engine interface over httpcore2 (else httpcore): trio, and for comparison.
 
 One httpcore pool per target, because httpcore's own key ignores the TLS server
-name. Nothing imports httpcore before the first request. Connection age, the
-request cap and the limits of connections have no counterpart in httpcore, it dials
-one address of a logical endpoint, and it sets the ALPN list of the context it is given.
+name. Nothing imports httpcore before the first request. Connections live as the policy says
+(:mod:`meshclient.transport.httpcore_streams`); ``max_connections`` holds per pool, since
+httpcore binds a request that waits to its pool. It dials one address of a logical
+endpoint, and opens nothing ahead of need.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from meshclient.model.outcome import ResetReason
+from meshclient.model.cluster import UNLIMITED, ConnectionOptions
+from meshclient.transport.dial import context_at
 from meshclient.transport.httpcore_bridge import (
     async_stream,
     by_deadline,
@@ -23,19 +25,26 @@ from meshclient.transport.httpcore_bridge import (
     close_soon,
     errors,
     head_of,
+    is_raw,
     limit_body,
     load_httpcore,
     run_token,
     to_httpcore,
 )
+from meshclient.transport.httpcore_pending import Pending
 from meshclient.transport.httpcore_proxy import AsyncTunnels, SyncTunnels
+from meshclient.transport.httpcore_streams import (
+    AsyncBackend,
+    SyncBackend,
+    count_request,
+    needs_backend,
+)
 from meshclient.transport.interface import (
     MAX_IDLE_CONNECTIONS,
     AsyncWireResponse,
     PoolStats,
     SyncWireResponse,
     Target,
-    WireError,
     WireRequest,
     closed_error,
 )
@@ -60,6 +69,7 @@ class _Engine:
 
     _pool_class = ""
     _tunnels: Callable[[ModuleType, Proxy], Any]
+    _backend: Callable[[ModuleType, Any, ConnectionOptions], Any]
 
     def __init__(self, *, http2: bool = False) -> None:
         self._http2 = http2
@@ -73,10 +83,6 @@ class _Engine:
                 raise closed_error(False)
             entry = self._entries.get((token, target))
             if entry is None:
-                if target.options.proxy_protocol:
-                    # Left out, the server would take the first bytes for the missing header.
-                    what = f"{target} asks for the PROXY protocol, which this engine cannot send"
-                    raise WireError(ResetReason.LOCAL_CONNECTION_FAILURE, False, what)
                 entry = self._entries[token, target] = _Entry(self._make_pool(target), token)
             entry.active += 1
             return entry
@@ -90,11 +96,18 @@ class _Engine:
     def _make_pool(self, target: Target) -> Any:
         httpcore = load_httpcore()
         options: dict[str, Any] = {}
+        backend: Any = None
         if target.proxy is not None:
-            options["network_backend"] = self._tunnels(httpcore, target.proxy)
+            backend = self._tunnels(httpcore, target.proxy)
+        if needs_backend(target.options):
+            backend = self._backend(httpcore, backend, target.options)
+        if backend is not None:
+            options["network_backend"] = backend
+        slots = target.connections
+        limited = slots is not None and slots.max_connections < UNLIMITED
         return getattr(httpcore, self._pool_class)(
-            ssl_context=None if target.tls is None else target.tls.context,
-            max_connections=None,
+            ssl_context=context_at(target),
+            max_connections=slots.max_connections if slots is not None and limited else None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=target.options.idle_timeout_s,
             http1=target.protocol != "h2",
@@ -145,6 +158,7 @@ class HttpcoreSyncEngine(_Engine):
 
     _pool_class = "ConnectionPool"
     _tunnels = SyncTunnels
+    _backend = SyncBackend
 
     def send(self, target: Target, request: WireRequest) -> SyncWireResponse:
         """See SyncEngine.send. The deadline bounds each wait, and is checked between them."""
@@ -152,15 +166,18 @@ class HttpcoreSyncEngine(_Engine):
             pool.close()
         prepared = to_httpcore(target, request)
         prepared.stream = by_pieces(prepared.stream, request)
+        pending = Pending.of(target)
         entry = self._enter(None, target)
         try:
-            with errors(request, head=True):
+            with pending, errors(request, head=True):
+                pending.watch(prepared, pending.sync_trace)
                 response = entry.pool.handle_request(prepared)
         except BaseException:
             self._leave(entry)
             raise
+        count_request(response)
         limit_body(prepared, request)
-        if response.status == 101:
+        if is_raw(request, response.status):
             from meshclient.transport.httpcore_upgrade import SyncUpgraded
 
             return SyncUpgraded(self, entry, request, response)
@@ -177,6 +194,7 @@ class HttpcoreAsyncEngine(_Engine):
 
     _pool_class = "AsyncConnectionPool"
     _tunnels = AsyncTunnels
+    _backend = AsyncBackend
 
     async def send(self, target: Target, request: WireRequest) -> AsyncWireResponse:
         """See AsyncEngine.send."""
@@ -185,15 +203,18 @@ class HttpcoreAsyncEngine(_Engine):
             await pool.aclose()
         prepared = to_httpcore(target, request)
         prepared.stream = async_stream(prepared.stream)
+        pending = Pending.of(target)
         entry = self._enter(token, target)
         try:
-            with errors(request, head=True):
+            with pending, errors(request, head=True):
+                pending.watch(prepared, pending.async_trace)
                 response = await by_deadline(entry.pool.handle_async_request(prepared), request)
         except BaseException:
             self._leave(entry)
             raise
+        count_request(response)
         limit_body(prepared, request)
-        if response.status == 101:
+        if is_raw(request, response.status):
             from meshclient.transport.httpcore_upgrade import AsyncUpgraded
 
             return AsyncUpgraded(self, entry, request, response)

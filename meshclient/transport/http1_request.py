@@ -22,7 +22,11 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 CHUNKED: Final = -1
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BAD_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+#: host:port, the one form of a CONNECT's target (RFC 9112 section 3.2.3).
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[^][:/?#@]+):[0-9]{1,5}")
+#: What no field value may hold: every control but the tab (RFC 9110 section 5.5).
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
 _UPGRADE = re.compile(rb"\r\nconnection:[^\r]*\bupgrade\b")
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n")
@@ -49,9 +53,10 @@ _NAMES = _Names()
 class EncodedRequest:
     """``head`` with its final empty line; ``length`` of the body (or CHUNKED);
     ``close``: the caller asked for the connection to end after it; ``upgrade``: it
-    asks for another protocol; ``expects``: the body waits for a 100."""
+    asks for another protocol; ``expects``: the body waits for a 100; ``tunnel``: it
+    is a CONNECT."""
 
-    __slots__ = ("close", "expects", "head", "length", "upgrade")
+    __slots__ = ("close", "expects", "head", "length", "tunnel", "upgrade")
 
     def __init__(
         self,
@@ -60,43 +65,60 @@ class EncodedRequest:
         close: bool,
         upgrade: bool = False,
         expects: bool = False,
+        tunnel: bool = False,
     ) -> None:
         self.head = head
         self.length = length
         self.close = close
         self.upgrade = upgrade
         self.expects = expects
+        self.tunnel = tunnel
 
 
 def encode_request(request: WireRequest) -> EncodedRequest:
     """Check and serialise the head.
 
-    Raises InvalidRequest for a method or header name that is no token, CR, LF
-    or NUL anywhere, white space or controls in the target, CONNECT, and for
-    framing headers that contradict each other or the body (RFC 9112 section 6).
+    Raises InvalidRequest for a method or header name that is no token, controls in a
+    value, anything but visible ASCII in the target, any number of Host headers but one,
+    a CONNECT that could not become a tunnel, and framing headers that contradict each
+    other or the body (RFC 9112 sections 3 and 6).
     """
     method = request.method
     target = request.target
-    if not _TOKEN.fullmatch(method) or method == b"CONNECT":
+    if not _TOKEN.fullmatch(method):
         raise InvalidRequest(f"method {method[:40]!r} cannot be sent")
-    if not target or _BAD_IN_TARGET.search(target):
+    if not _TARGET.fullmatch(target):
         raise InvalidRequest(f"invalid request target {target[:80]!r}")
     headers = request.headers
     lines = b"".join([_NAMES[name] + value for name, value in headers])
-    expected = len(headers)
-    if lines.count(b"\n") != expected or lines.count(b"\r") != expected or b"\0" in lines:
-        raise InvalidRequest("a header value contains CR, LF or NUL")
+    # The two that each line begins with, and no other.
+    if len(lines) - len(lines.translate(None, _CONTROLS)) != 2 * len(headers):
+        raise InvalidRequest("a header value contains CR, LF, NUL or another control")
     framed = lines.lower() + b"\r\n"
+    if framed.count(b"\r\nhost:") != 1:
+        raise InvalidRequest("a request has one Host header")
     length = _body_length(request.body, framed)
     if length == CHUNKED and b"\r\ntransfer-encoding:" not in framed:
         lines += b"\r\nTransfer-Encoding: chunked"
     head = b"%b %b HTTP/1.1%b\r\n\r\n" % (method, target, lines)
+    if method == b"CONNECT":
+        _check_connect(request, framed)
+        return EncodedRequest(head, 0, True, tunnel=True)
     close = b"close" in framed and _CLOSE.search(framed) is not None
     upgrade = b"\r\nupgrade:" in framed
     if upgrade and request.body is None and _UPGRADE.search(framed) is not None:
         return EncodedRequest(head, length, close, upgrade=True)
     expects = request.body is not None and _EXPECT.search(framed) is not None
     return EncodedRequest(head, length, close, expects=expects)
+
+
+def _check_connect(request: WireRequest, framed: bytes) -> None:
+    if not _AUTHORITY.fullmatch(request.target):
+        target = request.target[:80]
+        raise InvalidRequest(f"the target of CONNECT is host:port, not {target!r}")
+    framing = b"\r\ncontent-length:" in framed or b"\r\ntransfer-encoding:" in framed
+    if request.body is not None or framing:
+        raise InvalidRequest("CONNECT has no body")
 
 
 def _body_length(body: object, framed: bytes) -> int:
@@ -135,7 +157,13 @@ class BodyFraming:
         self._left = length
 
     def frame(self, piece: bytes) -> bytes:
-        """The bytes for one piece; empty pieces vanish. Raises InvalidRequest beyond the length."""
+        """The bytes for one piece; empty pieces vanish.
+
+        Raises InvalidRequest beyond the length, and TypeError for what is not bytes.
+        """
+        if type(piece) is not bytes:
+            # A view of wider items counts them; a chunk size counts bytes.
+            piece = memoryview(piece).tobytes()
         if self._length == CHUNKED:
             return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
         self._left -= len(piece)

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection, sans I/O, on ``h2``: streams, windows, settings, endings.
+"""One HTTP/2 connection, sans I/O: streams, windows, settings, endings (RFC 9113).
 
 Bytes go in and out, streams change; both shells stand on it. No socket, no
 event loop, no clock (``now`` is an argument) and no choice of connection; the
@@ -7,83 +7,28 @@ header list of a request is :mod:`meshclient.transport.http2_request`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.exceptions import FrameTooLargeError, H2Error
-from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream
-
-from meshclient.transport.http1 import MAX_HEAD_BYTES
-from meshclient.transport.http2_stream import (
-    Stream,
-    Unprocessed,
-    on_event,
-    protocol_error,
-    reset_error,
-)
-from meshclient.transport.interface import InvalidRequest, WireError
+from meshclient.model.cluster import ConnectionOptions
+from meshclient.transport import http2_frames as wire
+from meshclient.transport.http2_decoder import Decoder, HpackError, OversizedError
+from meshclient.transport.http2_frames import Violation
+from meshclient.transport.http2_sending import CONNECTION_WINDOW, MAX_STREAMS, Http2Sender
+from meshclient.transport.http2_stream import Stream, Unprocessed, protocol_error, reset_error
+from meshclient.transport.interface import DEFAULT_OPTIONS, WireError
 from meshclient.transport.tls_policy import HTTP2_PROTOCOLS
 
-#: Streams of one connection at most, whatever the peer allows.
-#: Source: Envoy, api/envoy/config/core/v3/protocol.proto (max_concurrent_streams).
-MAX_STREAMS: Final = 1024
-#: Body bytes of one stream that nobody has read yet; the peer may not send more.
-STREAM_WINDOW: Final = 256 * 1024
-#: Bytes of all streams on their way. Given back on arrival: a slow reader stops
-#: its own stream only.
-CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 #: Frames without use (PING, SETTINGS, empty DATA ...) borne at once, and how fast that recovers.
 IDLE_FRAMES: Final = 1000
 IDLE_FRAMES_PER_S: Final = 100
-#: Streams that this side may cancel before the connection takes no further ones:
-#: servers take many resets for an attack (CVE-2023-44487) and drop everybody on it.
-MAX_RESETS: Final = 200
+#: A piece of a body that nobody waits for any more is no abuse from this size on.
+_LATE_DATA: Final = 1024
 
-_MAX_HEADER_LIST: Final = MAX_HEAD_BYTES
-_FRAME_HEADER: Final = 9
-_PING: Final = b"meshping"
-_LAST_STREAM_ID: Final = 2**31 - 1
+_Touched = dict[Stream, None]
 
 
-class _Stream(H2Stream):
-    """h2 takes a wrong Content-Length for the end of the connection, also on a
-    304, where it is right (RFC 9110 section 15.4.5). Lengths are checked here, per stream."""
-
-    def _initialize_content_length(self, headers: Any) -> None: ...
-
-
-class _Connection(H2Connection):
-    """h2 with what a client under load needs."""
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> H2Stream:
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = _Stream
-        return stream
-
-    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[events.Event]]:
-        # h2 would refuse every later frame, but a GOAWAY lets the streams up to
-        # its last one finish (RFC 9113 section 6.8).
-        event = events.ConnectionTerminated()
-        event.error_code = frame.error_code
-        event.last_stream_id = frame.last_stream_id
-        event.additional_data = frame.additional_data or None
-        return [], [event]
-
-    def _open_streams(self, remainder: int) -> int:
-        # h2 walks over all streams at every new one, to count and to tidy up.
-        # The core counts by itself, and tidying up can wait.
-        if len(self.streams) > 2 * self.live + 32:
-            super()._open_streams(remainder)
-        return self.live
-
-    live = 0
-
-
-class Http2Core:
+class Http2Core(Http2Sender):
     """Streams on one connection. Not thread-safe.
 
     ``feed`` what arrives: it returns the streams that changed. Fetch what is to
@@ -95,171 +40,59 @@ class Http2Core:
     __slots__ = (
         "_allowance",
         "_allowed_at",
-        "_connection",
+        "_decoder",
+        "_may_receive",
+        "_reader",
         "_unreturned",
-        "awaits_pong",
-        "broken",
-        "leaving",
+        "_window_frames",
         "received",
-        "resets",
         "settled",
-        "streams",
         "windows_opened",
     )
 
-    def __init__(self) -> None:
-        config = H2Configuration(
-            client_side=True,
-            header_encoding=None,
-            validate_outbound_headers=False,
-            normalize_outbound_headers=False,
-        )
-        connection = self._connection = _Connection(config)
-        connection.local_settings = Settings(
-            client=True,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_CONCURRENT_STREAMS: 100,
-                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-                SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEADER_LIST,
-            },
-        )
-        connection.decoder.max_header_list_size = _MAX_HEADER_LIST
-        connection.initiate_connection()
-        connection.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
-        self.streams: dict[int, Stream] = {}
-        self.settled = self.leaving = self.windows_opened = self.awaits_pong = False
-        self.broken: WireError | None = None
-        self.received = self.resets = 0
-        self._unreturned = 0
+    def __init__(self, options: ConnectionOptions = DEFAULT_OPTIONS) -> None:
+        super().__init__(options)
+        limit = options.max_response_header_kb * 1024
+        self._decoder = Decoder(limit)
+        # A field adds 32 to the size of its list, so no honest block is longer than the list.
+        self._reader = wire.Reader(limit)
+        self._may_receive = CONNECTION_WINDOW
+        self.settled = self.windows_opened = False
+        self.received = 0
+        self._unreturned = self._window_frames = 0
         self._allowance = float(IDLE_FRAMES)
         self._allowed_at = 0.0
-
-    # Outgoing
-
-    def outgoing(self) -> bytes:
-        """What has to be written now; call it once per write."""
-        return self._connection.data_to_send()
-
-    def room(self) -> int:
-        """How many more streams may be opened now."""
-        if self.leaving or self.broken is not None:
-            return 0
-        allowed = self._connection.remote_settings.max_concurrent_streams
-        return min(allowed, MAX_STREAMS) - len(self.streams)
-
-    def open(self, headers: list[tuple[bytes, bytes]], end: bool) -> Stream:
-        """Send a request head. Raises InvalidRequest for one that the peer refuses to take."""
-        connection = self._connection
-        limit = connection.remote_settings.max_header_list_size
-        if limit is not None and sum(len(n) + len(v) + 32 for n, v in headers) > limit:
-            raise InvalidRequest(f"the server takes {limit} bytes of headers at most")
-        stream_id = connection.get_next_available_stream_id()
-        connection.live = len(self.streams)
-        connection.send_headers(stream_id, headers, end_stream=end)
-        stream = self.streams[stream_id] = Stream(stream_id, headers[0][1] == b"HEAD")
-        stream.ended = end
-        if stream_id >= _LAST_STREAM_ID - 2:
-            self.leaving = True  # the last id of this connection
-        return stream
-
-    def window(self, stream: Stream) -> int:
-        """Body bytes that the peer takes now."""
-        if self.broken is not None or stream.id not in self.streams:
-            return 0
-        return self._connection.local_flow_control_window(stream.id)
-
-    def send(self, stream: Stream, data: bytes, end: bool) -> None:
-        """Body bytes, at most ``window`` of them; ``end``: no more will follow."""
-        connection, size = self._connection, self._connection.max_outbound_frame_size
-        for start in range(0, len(data), size):
-            last = start + size >= len(data)
-            connection.send_data(stream.id, data[start : start + size], end_stream=end and last)
-        if end and not data:
-            connection.end_stream(stream.id)
-        stream.ended = end
-        if stream.complete:
-            self._drop(stream)
-
-    def cancel(self, stream: Stream) -> None:
-        """Nobody waits for this stream any more; idempotent, the others go on."""
-        if self.streams.get(stream.id) is stream:
-            self._reset(stream, ErrorCodes.CANCEL)
-
-    def _reset(self, stream: Stream, code: ErrorCodes) -> None:
-        self._drop(stream)
-        self.resets += 1
-        if self.resets >= MAX_RESETS:
-            self.leaving = True
-        if self.broken is None:
-            # The peer's end may have closed it already.
-            self._quietly(self._connection.reset_stream, stream.id, code)
-
-    def _quietly(self, action: Any, *arguments: Any) -> None:
-        try:
-            action(*arguments)
-        except H2Error:
-            return
-
-    def _drop(self, stream: Stream) -> None:
-        self.streams.pop(stream.id, None)
-
-    def consumed(self, stream: Stream, size: int) -> None:
-        """The reader took ``size`` bytes: the peer may send as many again."""
-        stream.unreturned += size
-        if stream.unreturned * 2 < STREAM_WINDOW or stream.complete:
-            return
-        if self.broken is None and stream.id in self.streams:
-            back, stream.unreturned = stream.unreturned, 0
-            self._quietly(self._connection.increment_flow_control_window, back, stream.id)
-
-    def ping(self) -> None:
-        """Ask for a sign of life; ``awaits_pong`` until it is there."""
-        if self.broken is None:
-            self.awaits_pong = True
-            self._connection.ping(_PING)
-
-    def close(self) -> None:
-        """Say goodbye; ``outgoing`` has the GOAWAY."""
-        if self.broken is None:
-            self._quietly(self._connection.close_connection)
-
-    # Incoming
 
     def feed(self, data: bytes, now: float) -> list[Stream]:
         """Take what arrived; returns the streams that changed."""
         if self.broken is not None:
             return []
         self.received += 1
-        waiting = len(self._connection._data_to_send)
+        touched: _Touched = {}
         try:
-            found = self._connection.receive_data(data)
-            self._check_frame()
-        except H2Error as error:
-            text = str(error) or type(error).__name__
-            return self.fail(protocol_error(f"invalid HTTP/2: {text}"), error)
-        # Whatever h2 answers by itself costs the peer at least a frame, too.
-        useless = (len(self._connection._data_to_send) - waiting) // (_FRAME_HEADER + 8)
-        touched: dict[Stream, None] = {}
-        for event in found:
-            useless += self._handle(event, touched)
-        if useless > 0 and not self._bearable(useless, now):
-            self._quietly(self._connection.close_connection, ErrorCodes.ENHANCE_YOUR_CALM)
-            return self.fail(protocol_error("a flood of control frames"))
+            useless = self._read(data, touched)
+            if useless and not self._bearable(useless, now):
+                raise Violation(wire.ENHANCE_YOUR_CALM, "a flood of control frames")
+        except Violation as error:
+            self._out.append(wire.goaway(error.code))
+            self.fail(protocol_error(f"invalid HTTP/2: {error}"), error, touched)
+            return list(touched)
         if self._unreturned * 2 >= CONNECTION_WINDOW:
             back, self._unreturned = self._unreturned, 0
-            self._quietly(self._connection.increment_flow_control_window, back)
+            self._may_receive += back
+            self._out.append(wire.window_update(0, back))
         return list(touched)
 
-    def _check_frame(self) -> None:
-        # h2 looks at the length of a frame once the frame is here, up to 16 MiB of it.
-        buffer = self._connection.incoming_buffer
-        held = getattr(buffer, "_data", b"")
-        if len(held) >= _FRAME_HEADER:
-            length = int.from_bytes(held[:3], "big")
-            if length > self._connection.max_inbound_frame_size:
-                self._connection.close_connection(ErrorCodes.FRAME_SIZE_ERROR)
-                raise FrameTooLargeError(f"a frame of {length} bytes")
+    def _read(self, data: bytes, touched: _Touched) -> int:
+        """Every whole frame; how many of them were without use. Raises Violation."""
+        useless = 0
+        for kind, flags, stream_id, payload in self._reader.frames(data):
+            action = _ACTIONS.get(kind)
+            if action is None:
+                useless += 1  # an extension, to be ignored (RFC 9113 section 4.1)
+            else:
+                useless += action(self, flags, stream_id, payload, touched)
+        return useless
 
     def _bearable(self, frames: int, now: float) -> bool:
         earned = (now - self._allowed_at) * IDLE_FRAMES_PER_S
@@ -267,27 +100,12 @@ class Http2Core:
         self._allowed_at = now
         return self._allowance >= 0
 
-    def _handle(self, event: events.Event, touched: dict[Stream, None]) -> int:
-        """One event of h2; 1 when it was a frame without use."""
-        action = _ACTIONS.get(type(event))
-        if action is not None:
-            return action(self, event, touched)  # type: ignore[no-any-return]
-        stream = self.streams.get(getattr(event, "stream_id", None) or 0)
-        if stream is None:
-            return 1
-        useless, wrong = on_event(stream, event)
-        if isinstance(event, events.DataReceived):
-            self._unreturned += event.flow_controlled_length
-            self.consumed(stream, event.flow_controlled_length - len(event.data))
-        if wrong and stream.error is None:
-            stream.error = protocol_error(f"invalid response: {wrong}")
-            self._reset(stream, ErrorCodes.PROTOCOL_ERROR)
-        elif stream.complete and stream.ended:
-            self._drop(stream)
-        touched[stream] = None
-        return useless
-
-    def fail(self, error: WireError, cause: BaseException | None = None) -> list[Stream]:
+    def fail(
+        self,
+        error: WireError,
+        cause: BaseException | None = None,
+        touched: _Touched | None = None,
+    ) -> None:
         """The connection is over: every open stream ends with ``error``'s like."""
         self.broken = error
         error.__cause__ = cause
@@ -297,40 +115,152 @@ class Http2Core:
             copy = WireError(error.reason, error.sent, str(error), reused=error.reused)
             copy.__cause__ = cause
             stream.error = copy
-        return streams
+            if touched is not None:
+                touched[stream] = None
 
-    def _on_settings(self, _event: events.Event, _touched: dict[Stream, None]) -> int:
+    # One kind of frame each; 1 when it was without use. All may raise Violation.
+
+    def _find(self, stream_id: int) -> Stream | None:
+        """None: closed already. A stream that never was is a violation (section 5.1)."""
+        stream = self.streams.get(stream_id)
+        if stream is None and (stream_id % 2 == 0 or stream_id >= self._next_id):
+            raise Violation(wire.PROTOCOL_ERROR, f"a frame of stream {stream_id}, which never was")
+        return stream
+
+    def _settle(self, stream: Stream, wrong: str, end: bool, touched: _Touched) -> None:
+        """After a piece of a response: go on, or end it."""
+        if end and not wrong:
+            wrong = stream.on_end()
+        touched[stream] = None
+        if wrong:
+            if stream.error is None:
+                stream.error = protocol_error(f"invalid response: {wrong}")
+            self._reset(stream, wire.PROTOCOL_ERROR)
+        elif stream.complete and stream.ended:
+            self._drop(stream)
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
+        size = len(payload)
+        self._may_receive -= size
+        self._unreturned += size
+        stream = self._find(stream_id)
+        if flags & wire.PADDED:
+            payload = wire.unpadded(flags, payload)
+        if self._may_receive < 0 or (stream is not None and size > stream.may_receive):
+            raise Violation(wire.FLOW_CONTROL_ERROR, "more than the window allows")
+        if stream is None:
+            return 0 if size >= _LATE_DATA else 1
+        if stream.complete:
+            self._reset(stream, wire.STREAM_CLOSED)
+            return 1
+        stream.may_receive -= size
+        end = flags & wire.END_STREAM != 0
+        self._settle(stream, stream.on_data(payload), end, touched)
+        if size > len(payload):
+            self.consumed(stream, size - len(payload))
+        return 0 if payload or end else 1
+
+    def _on_headers(self, flags: int, stream_id: int, block: bytes, touched: _Touched) -> int:
+        try:
+            # Also for a stream that is over: the tables of both sides must stay equal.
+            fields, wrong = self._decoder.decode(block)
+        except OversizedError as error:
+            raise Violation(wire.ENHANCE_YOUR_CALM, str(error)) from error
+        except HpackError as error:
+            raise Violation(wire.COMPRESSION_ERROR, str(error)) from error
+        stream = self._find(stream_id)
+        if stream is None:
+            return 1
+        if stream.complete:
+            self._reset(stream, wire.STREAM_CLOSED)
+            return 1
+        end = flags & wire.END_STREAM != 0
+        self._settle(stream, wrong or stream.on_fields(fields, end), end, touched)
+        return 0
+
+    def _on_priority(self, _flags: int, stream_id: int, payload: bytes, _touched: _Touched) -> int:
+        if stream_id == 0 or len(payload) != 5:
+            raise Violation(wire.FRAME_SIZE_ERROR, "PRIORITY of a wrong form")
+        return 1
+
+    def _on_reset(self, _flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
+        code = wire.read_number(payload)
+        stream = self._find(stream_id)
+        if stream is not None:
+            self._drop(stream)
+            touched[stream] = None
+            if not stream.complete:
+                stream.error = reset_error(code)
+        return 0  # of a stream that is over: costs nothing, and may cross our own
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes, _touched: _Touched) -> int:
+        if stream_id or (flags & wire.ACK and payload):
+            raise Violation(wire.PROTOCOL_ERROR, "SETTINGS of a wrong form")
+        if flags & wire.ACK:
+            return 1
+        for name, value in wire.read_settings(payload):
+            self._apply(name, value)
+        self._out.append(wire.frame(wire.SETTINGS, wire.ACK, 0, b""))
         useless = 1 if self.settled else 0
         self.settled = self.windows_opened = True
         return useless
 
-    def _on_window(self, _event: events.Event, _touched: dict[Stream, None]) -> int:
-        # A server that takes an upload sends these all the time: they count only
-        # where nothing is being sent.
-        self.windows_opened = True
-        return 0 if any(not stream.ended for stream in self.streams.values()) else 1
+    def _apply(self, name: int, value: int) -> None:
+        """One setting of the peer's; those it has no say in are ignored."""
+        if name == wire.HEADER_TABLE_SIZE:
+            self._encoder.resize(value)
+        elif name == wire.MAX_CONCURRENT_STREAMS:
+            self._max_streams = min(value, MAX_STREAMS)
+        elif name == wire.MAX_HEADER_LIST_SIZE:
+            self._max_list = value
+        elif name == wire.INITIAL_WINDOW_SIZE:
+            change, self._initial_window = value - self._initial_window, value
+            for stream in self.streams.values():
+                stream.may_send += change
+                if stream.may_send > wire.MAX_WINDOW:
+                    raise Violation(wire.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
 
-    def _on_pong(self, _event: events.Event, _touched: dict[Stream, None]) -> int:
-        self.awaits_pong = False
+    def _on_stray(self, _flags: int, _stream_id: int, _data: bytes, _touched: _Touched) -> int:
+        raise Violation(wire.PROTOCOL_ERROR, "PUSH_PROMISE, or CONTINUATION of nothing")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes, _touched: _Touched) -> int:
+        if stream_id or len(payload) != 8:
+            raise Violation(wire.FRAME_SIZE_ERROR, "PING of a wrong form")
+        if flags & wire.ACK:
+            self.awaits_pong = False
+        else:
+            self._out.append(wire.frame(wire.PING, wire.ACK, 0, payload))
         return 1
 
-    def _on_reset(self, event: Any, touched: dict[Stream, None]) -> int:
-        stream = self.streams.get(event.stream_id)
-        if stream is None:
-            return 1
-        self._drop(stream)
-        touched[stream] = None
-        if not stream.complete:
-            stream.error = reset_error(event)
-        return 0
-
-    def _on_goaway(self, event: Any, touched: dict[Stream, None]) -> int:
+    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
+        if stream_id or len(payload) < 8:
+            raise Violation(wire.FRAME_SIZE_ERROR, "GOAWAY of a wrong form")
+        last = int.from_bytes(payload[:4], "big") & wire.MAX_STREAM_ID
+        # The streams up to the last one may finish (RFC 9113 section 6.8).
         self.leaving = True
-        for stream in [s for s in self.streams.values() if s.id > event.last_stream_id]:
+        for stream in [s for s in self.streams.values() if s.id > last]:
             self._drop(stream)
             stream.error = Unprocessed()
             touched[stream] = None
         return 1
+
+    def _on_window(self, _flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
+        size = wire.read_number(payload) & wire.MAX_WINDOW
+        stream = self._find(stream_id) if stream_id else None
+        if stream is not None:
+            stream.may_send += size
+            if not size or stream.may_send > wire.MAX_WINDOW:
+                self._settle(stream, "a wrong WINDOW_UPDATE", False, touched)
+        elif not stream_id:
+            self._may_send += size
+            if not size or self._may_send > wire.MAX_WINDOW:
+                raise Violation(wire.FLOW_CONTROL_ERROR, "a wrong WINDOW_UPDATE")
+        self.windows_opened = True
+        self._window_frames += 1
+        # Who takes uploads sends these all the time, also when the last byte is long here.
+        # Source: Envoy, source/common/http/http2/protocol_constraints.cc.
+        opened = self._next_id // 2
+        return 1 if self._window_frames > 5 + 2 * (opened + 10 * self._data_sent) else 0
 
 
 def speaks_http2(protocol: str, tls: object) -> bool:
@@ -339,10 +269,15 @@ def speaks_http2(protocol: str, tls: object) -> bool:
     return protocol == "h2" or chosen in HTTP2_PROTOCOLS
 
 
-_ACTIONS: Final[dict[type[events.Event], Any]] = {
-    events.RemoteSettingsChanged: Http2Core._on_settings,
-    events.WindowUpdated: Http2Core._on_window,
-    events.PingAckReceived: Http2Core._on_pong,
-    events.StreamReset: Http2Core._on_reset,
-    events.ConnectionTerminated: Http2Core._on_goaway,
+_ACTIONS: Final[dict[int, Callable[[Any, int, int, bytes, _Touched], int]]] = {
+    wire.DATA: Http2Core._on_data,
+    wire.HEADERS: Http2Core._on_headers,
+    wire.PRIORITY: Http2Core._on_priority,
+    wire.RST_STREAM: Http2Core._on_reset,
+    wire.SETTINGS: Http2Core._on_settings,
+    wire.PUSH_PROMISE: Http2Core._on_stray,
+    wire.PING: Http2Core._on_ping,
+    wire.GOAWAY: Http2Core._on_goaway,
+    wire.WINDOW_UPDATE: Http2Core._on_window,
+    wire.CONTINUATION: Http2Core._on_stray,
 }

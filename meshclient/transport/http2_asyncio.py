@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
+from meshclient.transport.asyncio_decrypted import Decrypted
 from meshclient.transport.asyncio_shell import NotWrittenError
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest
 from meshclient.transport.http2 import Http2Core
@@ -71,7 +72,7 @@ class Http2Connection(asyncio.Protocol):
         self.loop = shard.loop
         self.pool = pool
         self.sock = sock
-        self.core = Http2Core()
+        self.core = Http2Core(pool.target.options)
         self.exchanges: set[Exchange] = set()
         self.requests = 0
         self.retire_at = math.inf
@@ -202,8 +203,13 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        if self.pool.target.tls is not None:
+            self.transport.set_protocol(Decrypted(self, self._shard.scratch))
         self._heard_at = time.monotonic()
         self.flush()
+
+    def part_received(self, data: bytes) -> None:
+        self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         core = self.core

@@ -30,6 +30,7 @@ from meshclient.transport.interface import (
     closed_error,
     timeout_error,
 )
+from meshclient.transport.preconnect import NO_REQUEST
 from meshclient.transport.slot_waiters import (
     LoopWaiter,
     refuse_others,
@@ -259,6 +260,20 @@ class Http2Loop:
             connection.abort()
             message = f"{target} speaks HTTP/2 now; the next call will"
             raise WireError(ResetReason.CONNECTION_FAILURE, False, message)
+
+    # Ahead of need
+
+    def connections(self, target: Target) -> int:
+        """Those that are open or on their way."""
+        pool = self.pools.get(target)
+        return (len(pool.connections) if pool else 0) + len(self._connecting.get(target, ()))
+
+    def open_ahead(self, target: Target) -> asyncio.Task[None] | None:
+        """Open one that no request asked for; None: the limits leave no slot for it."""
+        pool = self.pools.get(target) or self._new_pool(target)
+        if pool.slots is not None and not pool.slots.take_spare(pool):
+            return None
+        return self._begin(pool, target, NO_REQUEST).task
 
     # The engine's calls
 

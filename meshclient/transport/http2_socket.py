@@ -50,6 +50,7 @@ class SyncHttp2Connection:
         "_scheme",
         "_seen",
         "_writing",
+        "ahead",
         "closed",
         "core",
         "pool",
@@ -62,9 +63,11 @@ class SyncHttp2Connection:
     def __init__(self, sock: socket.socket, pool: Pool[Any], done: Callable[[Any], None]) -> None:
         self.sock = sock
         self.pool = pool
-        self.core = Http2Core()
+        self.core = Http2Core(pool.target.options)
         self.readiness = Readiness(sock)
         self.requests = 0
+        #: Opened before a request needed it: its first may meet a stale connection, too.
+        self.ahead = False
         self.retire_at = math.inf
         self.closed = False
         self._cancelled = False
@@ -103,7 +106,7 @@ class SyncHttp2Connection:
         the wire is in order.
         """
         headers = header_list(request, self._scheme)
-        if self.requests and not self._is_fresh():
+        if (self.requests or self.ahead) and not self._is_fresh():
             self.close()
             raise NotWrittenError
         body = request.body or None if isinstance(request.body, bytes) else request.body
@@ -126,7 +129,8 @@ class SyncHttp2Connection:
         except BaseException as error:
             self.end(stream, error)
             whole = body is None or isinstance(body, bytes)
-            if isinstance(error, Unprocessed) and whole and self.requests > 1:
+            again = self.requests > 1 or self.ahead
+            if isinstance(error, Unprocessed) and whole and again:
                 raise NotWrittenError from error  # as good as not written
             raise
 
@@ -222,7 +226,7 @@ class SyncHttp2Connection:
             if window <= 0:
                 self._receive(limit, kind, None)
                 continue
-            self.core.send(stream, bytes(view[:window]), False)
+            self.core.send(stream, view[:window], False)
             self._push(limit, kind)
             view = view[window:]
         return True
@@ -292,7 +296,7 @@ class SyncHttp2Connection:
             ResetReason.CONNECTION_TERMINATION,
             True,
             "the server closed the connection",
-            reused=self.requests > 1 and self._seen == self.core.received,
+            reused=(self.requests > 1 or self.ahead) and self._seen == self.core.received,
         )
 
     def read_on(self, request: WireRequest) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from h2 import events
-from h2.errors import ErrorCodes
-
 from meshclient.model.outcome import ResetReason
-from meshclient.transport.http1 import MAX_HEADERS, MAX_INTERIM
-from meshclient.transport.interface import Headers, WireError
+from meshclient.transport.http1 import MAX_INTERIM
+from meshclient.transport.http2_frames import CODES, REFUSED_STREAM
+from meshclient.transport.interface import DEFAULT_OPTIONS, Headers, WireError
+from meshclient.transport.trailers import may_be_trailer
+
+_DEFAULT_HEADERS = DEFAULT_OPTIONS.max_response_headers
 
 
 class Unprocessed(WireError):
@@ -30,6 +31,7 @@ class Stream:
 
     ``head_complete``: status and headers stand. ``complete``: body and
     ``trailers``, too. ``error`` ends it early. ``ended``: our side is whole.
+    ``may_send`` and ``may_receive``: bytes that the windows of either side leave.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Stream:
         "_expected",
         "_head_only",
         "_interim",
+        "_max_headers",
         "buffered",
         "complete",
         "ended",
@@ -44,13 +47,22 @@ class Stream:
         "head_complete",
         "headers",
         "id",
+        "may_receive",
+        "may_send",
         "owner",
         "status",
         "trailers",
         "unreturned",
     )
 
-    def __init__(self, stream_id: int, head_only: bool) -> None:
+    def __init__(
+        self,
+        stream_id: int,
+        head_only: bool,
+        may_send: int = 0,
+        may_receive: int = 0,
+        max_headers: int = _DEFAULT_HEADERS,
+    ) -> None:
         self.id = stream_id
         self.status = 0
         self.headers: Headers = []
@@ -59,7 +71,10 @@ class Stream:
         self.error: WireError | None = None
         self.owner: Any = None
         self.buffered = self.unreturned = 0
+        self.may_send = may_send
+        self.may_receive = may_receive
         self._head_only = head_only
+        self._max_headers = max_headers
         self._interim = 0
         self._expected = -1
         self._chunks: list[bytes] = []
@@ -73,41 +88,64 @@ class Stream:
         self.buffered = 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def on_head(self, headers: list[tuple[bytes, bytes]]) -> str:
-        """The final response head; what is wrong with it, or ""."""
-        if len(headers) > MAX_HEADERS:
+    # What arrives; each gives what is wrong with it, or "".
+
+    def on_fields(self, fields: Headers, end: bool) -> str:
+        """A header list that is sound as such: interim or final response head, or trailers."""
+        if len(fields) - 1 > self._max_headers:
             return "too many headers"
-        self.headers = [(name, value) for name, value in headers if name[0] != 58]
-        self.status = int(headers[0][1]) if headers[0][1].isdigit() else 0
-        if not 200 <= self.status <= 999:
-            return "invalid status"
+        if self.head_complete:
+            return self._on_trailers(fields, end)
+        name, value = fields[0] if fields else (b"", b"")
+        if name != b":status" or len(value) != 3 or not value.isdigit():
+            return "no valid :status"
+        status = int(value)
+        if status < 200:
+            return self._on_interim(status, end)
+        self.status = status
+        self.headers = fields[1:]
         self.head_complete = True
+        return self._on_length(fields)
+
+    def _on_length(self, fields: Headers) -> str:
         if self._head_only or self.status in (204, 304):
             self._expected = 0
             return ""
-        lengths = {value for name, value in headers if name == b"content-length"}
+        lengths = [value for name, value in fields if name == b"content-length"]
         if lengths:
-            text = lengths.pop()
-            if lengths or not text.isdigit() or len(text) > 18:
+            text = lengths[0]
+            if lengths.count(text) != len(lengths) or not text.isdigit() or len(text) > 18:
                 return "invalid content-length"
             self._expected = int(text)
         return ""
 
+    def _on_interim(self, status: int, end: bool) -> str:
+        """A 1xx response, which is skipped."""
+        if end or status < 100 or status == 101:  # RFC 9113 sections 8.1 and 8.6
+            return f"status {status} out of place"
+        self._interim += 1
+        return "too many informational responses" if self._interim > MAX_INTERIM else ""
+
+    def _on_trailers(self, fields: Headers, end: bool) -> str:
+        if not end:
+            return "trailers that do not end the stream"
+        if fields and fields[0][0] == b":status":
+            return "a pseudo header in the trailers"
+        self.trailers = [field for field in fields if may_be_trailer(field[0])]
+        return ""
+
     def on_data(self, data: bytes) -> str:
         """A piece of the body."""
-        if self._expected >= 0:
-            self._expected -= len(data)
-            if self._expected < 0:
-                return "a longer body than its content-length"
+        if not self.head_complete:
+            return "a body before its head"
         if data:
+            if self._expected >= 0:
+                self._expected -= len(data)
+                if self._expected < 0:
+                    return "a longer body than its content-length"
             self._chunks.append(data)
             self.buffered += len(data)
         return ""
-
-    def on_interim(self) -> str:
-        """A 1xx response, which is skipped."""
-        self._interim += 1
-        return "too many informational responses" if self._interim > MAX_INTERIM else ""
 
     def on_end(self) -> str:
         """The peer's side is whole."""
@@ -117,31 +155,12 @@ class Stream:
         return ""
 
 
-def on_event(stream: Stream, event: Any) -> tuple[int, str]:
-    """Whether the frame was without use, and what is wrong with it."""
-    if isinstance(event, events.DataReceived):
-        return (0 if event.data or event.stream_ended else 1), stream.on_data(event.data)
-    if isinstance(event, events.ResponseReceived):
-        return 0, stream.on_head(event.headers)
-    if isinstance(event, events.StreamEnded):
-        return 0, stream.on_end()
-    if isinstance(event, events.TrailersReceived):
-        stream.trailers = [(name, value) for name, value in event.headers]
-        return 0, ""
-    if isinstance(event, events.InformationalResponseReceived):
-        return 0, stream.on_interim()
-    return 1, ""
-
-
-def reset_error(event: Any) -> WireError:
-    """What an RST_STREAM means."""
-    code = event.error_code
-    name = code.name if isinstance(code, ErrorCodes) else str(code)
-    if not event.remote_reset:
-        return protocol_error(f"invalid HTTP/2 on the stream: {name}")
-    if code == ErrorCodes.REFUSED_STREAM:
+def reset_error(code: int) -> WireError:
+    """What an RST_STREAM of the peer means."""
+    if code == REFUSED_STREAM:
         message = "the server refused the stream without looking at it"
         return WireError(ResetReason.REFUSED_STREAM, False, message)
+    name = CODES[code] if code < len(CODES) else str(code)
     return WireError(ResetReason.REMOTE_RESET, True, f"the server reset the stream: {name}")
 
 

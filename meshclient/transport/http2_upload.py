@@ -79,7 +79,7 @@ async def _send(exchange: Exchange, piece: bytes) -> None:
             # Written at once: an iterator that never waits would pile up what
             # the socket has not been asked to take.
             part = min(window, _WRITE)
-            connection.core.send(stream, bytes(view[:part]), False)
+            connection.core.send(stream, view[:part], False)
             connection.flush()
             view = view[part:]
         else:

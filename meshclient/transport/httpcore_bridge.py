@@ -26,6 +26,7 @@ from meshclient.transport.interface import (
     WireRequest,
     timeout_error,
 )
+from meshclient.transport.slot_waiters import wait_limit
 
 _TIMEOUTS: dict[str, TimeoutKind] = {
     "ConnectTimeout": "connect",
@@ -66,6 +67,11 @@ def to_httpcore(target: Target, request: WireRequest) -> Any:
     )
 
 
+def is_raw(request: WireRequest, status: int) -> bool:
+    """Whether the connection speaks another protocol from this answer on."""
+    return status == 101 or (request.method == b"CONNECT" and 200 <= status < 300)
+
+
 def head_of(response: Any) -> tuple[Any, ...]:
     extensions = response.extensions
     stream = extensions.get("network_stream")
@@ -91,8 +97,16 @@ def _timeouts(target: Target, request: WireRequest) -> dict[str, float | None]:
         "connect": target.options.connect_timeout_s if connect is None else connect,
         "read": min(waits, default=None),
         "write": min((s for s in (request.write_timeout_s, left) if s is not None), default=None),
-        "pool": request.pool_timeout_s,
+        "pool": _pool_timeout(target, request),
     }
+
+
+def _pool_timeout(target: Target, request: WireRequest) -> float | None:
+    """As on our own wire: the wait for a connection is bounded where it is possible at all."""
+    if target.connections is None:
+        return request.pool_timeout_s
+    now = time.monotonic()
+    return max(0.001, wait_limit(target, request, now)[0] - now)
 
 
 def limit_body(prepared: Any, request: WireRequest) -> None:

@@ -26,6 +26,10 @@ class _Pools:
         if target.proxy is not None:
             message = f"the httpx engine has no tunnel through {target.proxy} to {target}"
             raise WireError(ResetReason.CONNECTION_FAILURE, False, message)
+        if target.options.proxy_protocol:
+            # Left out, the server would take the first bytes for the missing header.
+            what = f"{target} asks for the PROXY protocol, which this engine cannot send"
+            raise WireError(ResetReason.LOCAL_CONNECTION_FAILURE, False, what)
         return self._adapter(target, self._http2)
 
 

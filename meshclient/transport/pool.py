@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from meshclient.transport.interface import MAX_IDLE_CONNECTIONS, PoolStats, Target
+from meshclient.transport.preconnect import spares_for
 
 #: Share of the most age that chance may take off.
 MAX_AGE_JITTER = 0.1
@@ -39,6 +40,9 @@ class Pool(Generic[C]):
 
     Idle connections are a stack (last in, first out): the newest is the least
     likely to be stale, and a shrinking load lets the oldest expire.
+
+    ``spares`` says what is opened ahead of requests (None: nothing); ``on_loss`` is
+    then told of each connection that ended.
     """
 
     __slots__ = (
@@ -51,9 +55,11 @@ class Pool(Generic[C]):
         "draining",
         "idle",
         "idle_timeout_s",
+        "on_loss",
         "opened",
         "reused",
         "slots",
+        "spares",
         "target",
     )
 
@@ -78,6 +84,8 @@ class Pool(Generic[C]):
         self.draining = False
         self.opened = 0
         self.reused = 0
+        self.spares = spares_for(options)
+        self.on_loss: Callable[[Pool[C]], object] | None = None
 
     def acquire(self, now: float) -> C | None:
         """The connection that became idle last, or None: open one and ``add`` it."""
@@ -123,6 +131,8 @@ class Pool(Generic[C]):
             self.idle.pop(connection, None)
             if self.slots is not None:
                 self.slots.give_back(self)
+            if self.on_loss is not None and not self.draining:
+                self.on_loss(self)
 
     def _end(self, connection: C) -> None:
         """Close, then forget: its slot must not be another's before its socket is closed."""

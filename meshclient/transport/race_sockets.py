@@ -16,6 +16,7 @@ from typing import Final
 
 from meshclient.model.cluster import TcpKeepalive
 from meshclient.transport.addresses import new_socket
+from meshclient.transport.opening import LOOK_S, Opening
 from meshclient.transport.race import MAX_RACING, Address, Failures, Race
 
 _UNDER_WAY: Final = frozenset(
@@ -24,20 +25,23 @@ _UNDER_WAY: Final = frozenset(
 
 
 def connect_first(
-    addresses: Sequence[Address], keepalive: TcpKeepalive | None, limit: float
+    addresses: Sequence[Address],
+    keepalive: TcpKeepalive | None,
+    limit: float,
+    opening: Opening | None = None,
 ) -> socket.socket:
     """A connected socket; the attempts that lose are closed.
 
     ``limit`` is monotonic seconds. Raises TimeoutError at the limit, OSError when every address
-    failed before.
+    failed before, and either when ``opening`` is cancelled.
     """
     if len(addresses) == 1:
-        return _only(addresses[0], keepalive, limit)
+        return _only(addresses[0], keepalive, limit, opening)
     with selectors.DefaultSelector() as selector:
         racing: dict[socket.socket, Address] = {}
         winner: socket.socket | None = None
         try:
-            winner = _race(addresses, keepalive, limit, selector, racing)
+            winner = _race(addresses, keepalive, limit, selector, racing, opening)
             winner.settimeout(None)
         finally:
             for sock in racing:
@@ -46,13 +50,19 @@ def connect_first(
         return winner
 
 
-def _only(address: Address, keepalive: TcpKeepalive | None, limit: float) -> socket.socket:
+def _only(
+    address: Address, keepalive: TcpKeepalive | None, limit: float, opening: Opening | None
+) -> socket.socket:
     left = seconds_left(limit)
     sock = new_socket(address, keepalive)
     try:
         sock.settimeout(left)
+        if opening is not None:
+            opening.holds(sock)
         sock.connect(address[1])
     except BaseException:
+        if opening is not None:
+            opening.holds(None)
         sock.close()
         raise
     return sock
@@ -64,6 +74,7 @@ def _race(
     limit: float,
     selector: selectors.BaseSelector,
     racing: dict[socket.socket, Address],
+    opening: Opening | None,
 ) -> socket.socket:
     failures = Failures()
     now = time.monotonic()
@@ -78,7 +89,9 @@ def _race(
                 race.failed()
         elif not racing:
             raise failures.error()
-        wait_s = min(race.wait_s(now), seconds_left(limit))
+        wait_s = min(race.wait_s(now), seconds_left(limit), LOOK_S)
+        if opening is not None and opening.cancelled:
+            raise OSError(errno.ECANCELED, "given up")
         for key, _ in selector.select(wait_s) if racing else ():
             sock: socket.socket = key.fileobj  # type: ignore[assignment]
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

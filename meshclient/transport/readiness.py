@@ -18,6 +18,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 RECEIVE: Final = 64 * 1024
+#: In the middle of a body, where more is nearly always there.
+RECEIVE_BODY: Final = 256 * 1024
 WOULD_BLOCK: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -45,6 +47,21 @@ class Readiness:
         if self._read is not None:
             return bool(self._read.poll(0))
         return bool(select.select([self._sock], [], [], 0)[0])
+
+    def has_ended(self) -> bool:
+        """Like :meth:`readable`, but for a connection that has not been used yet: session
+        tickets, which TLS 1.3 sends after the handshake, are taken in and mean nothing."""
+        if not self.readable():
+            return False
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return True
+        try:
+            self._sock.recv(1)
+        except ssl.SSLWantReadError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def wait(self, read: bool, write: bool, timeout: float | None) -> bool:
         """Wait until one of them is possible; False when ``timeout`` seconds passed."""
@@ -76,8 +93,8 @@ class Readiness:
             except WOULD_BLOCK as error:
                 want = error
 
-    def receive(self, timeout: float | None) -> bytes:
-        """What is there, at most 64 KiB; empty at the end of the stream.
+    def receive(self, timeout: float | None, most: int = RECEIVE) -> bytes:
+        """What is there, at most ``most`` bytes; empty at the end of the stream.
 
         Raises TimeoutError, OSError.
         """
@@ -85,14 +102,14 @@ class Readiness:
         if not self._secure and not self.wait(True, False, timeout):
             raise TimeoutError
         try:
-            return self._sock.recv(RECEIVE)
+            return self._sock.recv(most)
         except WOULD_BLOCK as error:
             want: Exception = error
         until = _until(timeout)
         while True:
             self._wait_for(want, until, reading=True)
             try:
-                return self._sock.recv(RECEIVE)
+                return self._sock.recv(most)
             except WOULD_BLOCK as error:
                 want = error
 

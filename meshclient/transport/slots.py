@@ -96,6 +96,14 @@ class ConnectionSlots:
             self._queue[waiter] = mine[waiter] = None
             return False
 
+    def take_spare(self, pool: Any) -> bool:
+        """A slot for a connection that no request asked for: only one that nobody wants."""
+        with self.lock:
+            if self._queue or self.open >= self._max_connections:
+                return False
+            self._take_locked(pool)
+            return True
+
     def withdraw(self, waiter: Waiter) -> bool:
         """Leave the queue; False when it was served already (pass on what it got)."""
         with self.lock:
@@ -182,6 +190,11 @@ class ConnectionSlots:
         del mine[waiter]
         if not mine:
             del self._of_pool[waiter.pool]
+
+    @property
+    def max_connections(self) -> int:
+        """The limit."""
+        return self._max_connections
 
     @property
     def waiting(self) -> int:

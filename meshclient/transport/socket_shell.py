@@ -19,6 +19,7 @@ from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import ResponseParser
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest, whole_body
 from meshclient.transport.interface import (
+    Headers,
     SyncWireResponse,
     TimeoutKind,
     WireError,
@@ -27,7 +28,7 @@ from meshclient.transport.interface import (
     timeout_error,
 )
 from meshclient.transport.pool import Pool
-from meshclient.transport.readiness import Readiness, socket_info
+from meshclient.transport.readiness import RECEIVE, RECEIVE_BODY, Readiness, socket_info
 from meshclient.transport.socket_upgrade import SyncUpgradedResponse
 from meshclient.transport.socket_upload import upload
 
@@ -40,9 +41,10 @@ class SyncConnection:
     """``done`` is called when an exchange ends with the wire in order."""
 
     __slots__ = (
-        "_cancelled",
         "_done",
         "_reusable",
+        "ahead",
+        "cancelled",
         "closed",
         "parser",
         "pool",
@@ -60,12 +62,17 @@ class SyncConnection:
     ) -> None:
         self.sock = sock
         self.pool = pool
-        self.parser = ResponseParser()
+        options = pool.target.options
+        self.parser = ResponseParser(
+            options.max_response_header_kb * 1024, options.max_response_headers
+        )
         self.readiness = Readiness(sock)
         self.requests = 0
+        #: Opened before a request needed it: its first may meet a stale connection, too.
+        self.ahead = False
         self.retire_at = math.inf
         self.closed = False
-        self._cancelled = False
+        self.cancelled = False
         self._reusable = False
         self._done = done
 
@@ -75,13 +82,17 @@ class SyncConnection:
         Raises WireError, or NotWrittenError when a reused connection was stale
         or failed at the first write. Whatever ends it early closes the connection.
         """
-        if self.requests and self.readiness.readable():
+        if self.requests:
+            stale = self.readiness.readable()
+        else:
+            stale = self.ahead and self.readiness.has_ended()
+        if stale:
             # The server closed it, or sent what nobody had asked for yet: never an answer.
             self.close()
             raise NotWrittenError
         self.requests += 1
         self._reusable = not encoded.close
-        self.parser.start(request.method == b"HEAD", encoded.upgrade)
+        self.parser.start(request.method == b"HEAD", encoded.upgrade, encoded.tunnel)
         try:
             self._write(request, encoded)
             return self._read_head(request)
@@ -109,7 +120,8 @@ class SyncConnection:
         except TimeoutError:
             raise self.write_timeout(request) from None
         except OSError as error:
-            if not sent and self.requests > 1 and not isinstance(error, ssl.SSLError):
+            idle = self.requests > 1 or self.ahead
+            if not sent and idle and not isinstance(error, ssl.SSLError):
                 raise NotWrittenError from error
             # It may have answered before it closed; then the answer counts.
             self._reusable = False
@@ -145,7 +157,8 @@ class SyncConnection:
             return SyncStreamingResponse(self, request)
         if parser.upgraded is not None:
             return SyncUpgradedResponse(self, parser)
-        response_ = SyncWireResponse(
+        whole = SyncWireResponse if parser.trailers is None else SyncTrailedResponse
+        response_ = whole(
             parser.status,
             parser.reason,
             parser.version,
@@ -153,6 +166,8 @@ class SyncConnection:
             parser.take(),
             self.get_extra_info,
         )
+        if parser.trailers is not None:
+            response_.trailers = parser.trailers  # type: ignore[attr-defined]
         self.end()
         return response_
 
@@ -167,39 +182,40 @@ class SyncConnection:
             if timeout is None or left < timeout:
                 timeout, shorter = left, kind
         try:
-            data = self.readiness.receive(timeout)
+            most = RECEIVE_BODY if self.parser.head_complete else RECEIVE
+            data = self.readiness.receive(timeout, most)
         except TimeoutError:
             raise timeout_error(shorter, True) from None
         except OSError as error:
             raise self._terminated() from error
         if data:
             self.parser.feed(data)
-        elif self._cancelled or not self.parser.eof():
+        elif self.cancelled or not self.parser.eof():
             raise self._terminated()
 
     def _terminated(self) -> WireError:
-        if self._cancelled:
+        if self.cancelled:
             return closed_error(True)
         inside = "inside" if self.parser.head_complete else "before"
         return WireError(
             ResetReason.CONNECTION_TERMINATION,
             True,
             f"the server closed the connection {inside} the response",
-            reused=self.requests > 1 and not self.parser.started,
+            reused=(self.requests > 1 or self.ahead) and not self.parser.started,
         )
 
     # Endings
 
     def end(self) -> None:
         """The exchange is over on the wire: back to the pool, or closed."""
-        if self._reusable and self.parser.keep_alive and not self._cancelled:
+        if self._reusable and self.parser.keep_alive and not self.cancelled:
             self._done(self)
         else:
             self.close()
 
     def cancel(self) -> None:
         """From any thread: whoever waits on this connection fails at once."""
-        self._cancelled = True
+        self.cancelled = True
         with suppress(OSError):
             # Not SSLSocket.shutdown, which would turn the socket into a plain
             # one under the thread that reads; and not close, whose file
@@ -215,11 +231,24 @@ class SyncConnection:
             self.pool.discard(self)
 
     def get_extra_info(self, name: str) -> Any:
-        """See WireResponse.get_extra_info."""
+        """See WireResponse.get_extra_info; of a response that had no trailers."""
+        if name == "trailers":
+            return []
         return socket_info(self.sock, name)
 
 
-class SyncStreamingResponse(SyncWireResponse):
+class SyncTrailedResponse(SyncWireResponse):
+    """One whose body, when it is whole, may be followed by ``trailers``."""
+
+    __slots__ = ("trailers",)
+
+    trailers: Headers
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.trailers if name == "trailers" else super().get_extra_info(name)
+
+
+class SyncStreamingResponse(SyncTrailedResponse):
     """A response whose body is still on its way; it is read as the caller asks."""
 
     __slots__ = ("_connection", "_deadline", "_error", "_read_s")
@@ -237,6 +266,7 @@ class SyncStreamingResponse(SyncWireResponse):
         self._connection: SyncConnection | None = connection
         self._deadline = math.inf if request.deadline is None else request.deadline
         self._read_s = request.read_timeout_s
+        self.trailers = []
         self._error: WireError | None = None
 
     def __iter__(self) -> SyncStreamingResponse:
@@ -266,6 +296,7 @@ class SyncStreamingResponse(SyncWireResponse):
             piece = parser.take()
         if parser.complete:
             self._connection = None
+            self.trailers = parser.trailers or []
             connection.end()
         return piece
 

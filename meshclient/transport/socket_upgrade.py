@@ -1,4 +1,4 @@
-"""A socket that speaks another protocol after a 101: the raw stream for its caller.
+"""A socket after a 101, or a 2xx to CONNECT: the raw stream for its caller.
 
 No HTTP any more, no pool: the connection ends with the stream. One thread may read
 while another writes, as WebSocket clients do.
@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import ResponseParser
-from meshclient.transport.interface import SyncWireResponse, WireError, timeout_error
+from meshclient.transport.interface import (
+    SyncWireResponse,
+    WireError,
+    closed_error,
+    timeout_error,
+)
 from meshclient.transport.readiness import WOULD_BLOCK, Readiness
 
 if TYPE_CHECKING:
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SyncUpgradedResponse(SyncWireResponse):
-    """A 101: without a body, and open in both directions until ``close``."""
+    """Without a body, and open in both directions until ``close``."""
 
     __slots__ = ("_closed", "_connection", "_first", "_lock", "_reader", "_users", "_writer")
 
@@ -51,7 +56,10 @@ class SyncUpgradedResponse(SyncWireResponse):
         if self._first:
             piece, self._first = self._first[:max_bytes], self._first[max_bytes:]
             return piece
-        return self._do(self._reader, timeout, False, lambda sock: sock.recv(max_bytes))  # type: ignore[no-any-return]
+        piece = self._do(self._reader, timeout, False, lambda sock: sock.recv(max_bytes))
+        if not piece and self._connection.cancelled and not self._closed:
+            raise closed_error(True)  # no end that the server meant
+        return piece  # type: ignore[no-any-return]
 
     def write(self, data: bytes, timeout: float | None = None) -> None:
         """All of ``data``; ``timeout`` bounds each wait for the peer. Raises WireError."""
@@ -77,9 +85,15 @@ class SyncUpgradedResponse(SyncWireResponse):
         except ssl.SSLZeroReturnError:
             return b""
         except OSError as error:
-            raise _broken(error) from error
+            raise self._ended(error) from error
         finally:
             self._leave()
+
+    def _ended(self, error: OSError) -> WireError:
+        """By the engine, which closes, or by the peer."""
+        if self._connection.cancelled and not self._closed:
+            return closed_error(True)
+        return _broken(error)
 
     def _enter(self) -> None:
         with self._lock:

@@ -6,12 +6,14 @@ the way, when somebody sends.
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
 from meshclient.transport.dial import connect_limit, open_sync
 from meshclient.transport.http1_request import encode_request
@@ -26,7 +28,9 @@ from meshclient.transport.interface import (
     closed_error,
     timeout_error,
 )
+from meshclient.transport.opening import Opening
 from meshclient.transport.pool import Pool
+from meshclient.transport.preconnect import NO_REQUEST, Neighbour, models, sibling
 from meshclient.transport.slot_waiters import (
     ThreadWaiter,
     refuse_others,
@@ -35,6 +39,7 @@ from meshclient.transport.slot_waiters import (
 )
 from meshclient.transport.slots import ConnectionSlots
 from meshclient.transport.socket_shell import NotWrittenError, SyncConnection
+from meshclient.transport.thread_spares import ThreadSpares
 
 #: Pools without a connection are dropped when this many exist.
 _MAX_POOLS = 1024
@@ -72,6 +77,8 @@ class SyncEngine:
         self._drained: list[LockedPool] = []
         self._closed = False
         self._sweep_at = 0.0
+        self._opening: set[Opening] = set()
+        self._spares = ThreadSpares(self)
 
     def send(self, target: Target, request: WireRequest) -> SyncWireResponse:
         """One request to one target, tried again only where ``request.resend`` says so.
@@ -109,7 +116,10 @@ class SyncEngine:
 
     def _idle(self, pool: LockedPool, now: float) -> SyncConnection | None:
         with pool.lock:
-            return pool.acquire(now)
+            found = pool.acquire(now)
+            if pool.spares is not None and found is not None:
+                self._spares.top_up_locked(pool)
+            return found
 
     def _in_turn(
         self, pool: LockedPool, slots: ConnectionSlots, target: Target, request: WireRequest
@@ -144,10 +154,55 @@ class SyncEngine:
             raise
 
     def _connect(self, pool: LockedPool, target: Target, request: WireRequest) -> SyncConnection:
-        if self._closed:
-            raise closed_error(False)
+        """A connection of a request's own."""
+        spares = pool.spares
+        if spares is None:
+            return self._open(pool, target, request)
+        with pool.lock:
+            spares.pending += 1
+            self._spares.top_up_locked(pool, 1)
+        connection = None
+        try:
+            connection = self._open(pool, target, request)
+            return connection
+        finally:
+            with pool.lock:
+                spares.pending -= 1
+                if connection is not None:
+                    spares.reached()
+
+    def _open(
+        self,
+        pool: LockedPool,
+        target: Target,
+        request: WireRequest,
+        until: float = math.inf,
+    ) -> SyncConnection:
+        """A new connection, counted in the pool. Raises WireError."""
+        opening = Opening()
+        self._opening.add(opening)
+        try:
+            # close() sets the flag before it looks for what is being opened.
+            if self._closed:
+                raise closed_error(False)
+            return self._open_by(pool, target, request, until, opening)
+        except WireError as error:
+            if opening.cancelled:
+                raise closed_error(False) from error
+            raise
+        finally:
+            self._opening.discard(opening)
+
+    def _open_by(
+        self,
+        pool: LockedPool,
+        target: Target,
+        request: WireRequest,
+        until: float,
+        opening: Opening,
+    ) -> SyncConnection:
         limit, kind = connect_limit(target, request, time.monotonic())
-        sock = open_sync(target, limit, kind)
+        sock = open_sync(target, min(limit, until), kind, opening)
         if target.protocol == "http1":
             connection = SyncConnection(sock, pool, self._release)
         else:
@@ -179,6 +234,49 @@ class SyncEngine:
         pool: LockedPool = connection.pool  # type: ignore[assignment]
         with pool.lock:
             pool.release(connection, time.monotonic())
+
+    # Ahead of need
+
+    def open_ahead(self, pool: LockedPool, until: float = math.inf) -> None:
+        """Open a connection that waits for a request. Raises WireError.
+
+        With limits, the slot it takes is the caller's, who gives it back after an error.
+        """
+        connection = self._open(pool, pool.target, NO_REQUEST, until)
+        connection.ahead = True
+        self._release(connection)
+
+    def pool_ahead(self, target: Target) -> LockedPool | None:
+        """The pool of a target that nobody has called yet; None once the engine is closed."""
+        with suppress(WireError):
+            return self._pools.get(target) or self._new_pool(target)
+        return None
+
+    def warm_pools(self) -> list[LockedPool]:
+        """Those that are kept at a number of connections."""
+        with self._lock:
+            pools = list(self._pools.values())
+        return [pool for pool in pools if pool.spares is not None and pool.spares.at_least]
+
+    def warm(self, targets: Collection[Target], count: int, timeout: float) -> bool:
+        """Have ``count`` connections open to each target, for at most ``timeout`` seconds.
+
+        True when all have as many; failures are quiet.
+        """
+        pools = [pool for pool in map(self.pool_ahead, targets) if pool is not None]
+        enough = self._spares.warm(pools, count, time.monotonic() + timeout)
+        return enough and len(pools) == len(targets)
+
+    def join(self, places: Collection[tuple[Any, ...]], newcomers: Sequence[Neighbour]) -> None:
+        """Endpoints that joined a cluster whose others are at ``places``: keep them warm."""
+        with self._lock:
+            known = list(self._pools)
+        for model in models(known, places):
+            for newcomer in newcomers:
+                pool = self.pool_ahead(sibling(model, *newcomer))
+                if pool is not None:
+                    with pool.lock:
+                        self._spares.top_up_locked(pool)
 
     def _new_pool(self, target: Target) -> LockedPool:
         with self._lock:
@@ -220,10 +318,13 @@ class SyncEngine:
 
     def close(self) -> None:
         """End idle connections, and calls in flight with WireError CANCELLED; idempotent."""
+        self._spares.close()
         with self._lock:
             self._closed = True
             pools = [*self._pools.values(), *self._drained]
             self._pools, self._drained = {}, []
+        for opening in list(self._opening):
+            opening.cancel()
         for pool in pools:
             with pool.lock:
                 pool.drain()
@@ -241,7 +342,8 @@ class SyncEngine:
         """
         pools = [*self._pools.values(), *self._drained]
         self._lock = threading.Lock()
-        self._pools, self._drained = {}, []
+        self._spares.after_fork_in_child()
+        self._pools, self._drained, self._opening = {}, [], set()
         self._sweep_at = 0.0
         for pool in pools:
             pool.lock, pool.slots = threading.RLock(), None

@@ -20,13 +20,12 @@ from weakref import WeakSet
 from meshclient.model.cluster import SanMatcher
 from meshclient.model.regex import RegexError
 from meshclient.transport.tls_names import any_matches, describe_names, presented_names
+from meshclient.transport.tls_sessions import ResumableObject, ResumableSocket, SessionStore
 from meshclient.transport.tls_source import IdentityError, IdentitySource, Material
 from meshclient.transport.tls_validity import validity
 
 #: Least seconds between two looks at the files of one context.
 CHECK_S = 1.0
-#: TLS sessions kept for resumption, per context.
-MAX_SESSIONS = 256
 #: Roots beyond this size take long enough to load to matter to an event loop.
 _CHEAP_ROOTS = 200_000
 
@@ -51,7 +50,7 @@ def check_names(expected: Sequence[SanMatcher], certificate: dict[str, Any] | No
     )
 
 
-class _CheckedObject(ssl.SSLObject):
+class _CheckedObject(ResumableObject):
     """For event loops. The check stands before the first byte of a request."""
 
     def do_handshake(self) -> None:
@@ -61,23 +60,14 @@ class _CheckedObject(ssl.SSLObject):
             check_names(expected, self.getpeercert())
 
 
-class _CheckedSocket(ssl.SSLSocket):
-    """For blocking sockets; leaves its session behind for the next connection."""
-
-    #: (server name, address), once the connection may be resumed.
-    resume_key: Hashable = None
+class _CheckedSocket(ResumableSocket):
+    """For blocking sockets."""
 
     def do_handshake(self, block: bool = False) -> None:
         super().do_handshake(block)
         expected = self.context.expected  # type: ignore[attr-defined]
         if expected:
             check_names(expected, self.getpeercert())
-
-    def close(self) -> None:
-        key, self.resume_key = self.resume_key, None
-        if key is not None:
-            self.context.keep(key, self.session)  # type: ignore[attr-defined]
-        super().close()
 
 
 class _Built(ssl.SSLContext):
@@ -94,23 +84,11 @@ class _Built(ssl.SSLContext):
         self.expected = ()
         self.not_after = None
         self.cheap = True
-        self._sessions: dict[Hashable, ssl.SSLSession] = {}
+        #: With the context they go: a session made under an old certificate or an
+        #: old CA is never offered under a new one.
+        self.sessions = SessionStore()
         self.sslobject_class = _CheckedObject
         self.sslsocket_class = _CheckedSocket
-
-    def keep(self, key: Hashable, session: ssl.SSLSession | None) -> None:
-        """Remember a session that can be resumed; the oldest makes room."""
-        if session is None or not session.has_ticket:
-            return
-        sessions = self._sessions
-        sessions.pop(key, None)
-        sessions[key] = session
-        while len(sessions) > MAX_SESSIONS:
-            sessions.pop(next(iter(sessions)), None)
-
-    def take(self, key: Hashable) -> ssl.SSLSession | None:
-        """The session for a new connection. Tickets of TLS 1.3 are used once."""
-        return self._sessions.pop(key, None)
 
 
 def build(
@@ -221,18 +199,15 @@ class RotatingContext(ssl.SSLContext):
 
     def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> Any:
         """:meth:`ssl.SSLContext.wrap_socket` with the newest good certificates."""
-        built = self._newest(may_block=True)
-        key = _resume_key(sock, options)
-        if key is not None and options.get("session") is None:
-            options["session"] = built.take(key)
-        wrapped = built.wrap_socket(sock, *args, **options)
-        assert isinstance(wrapped, _CheckedSocket)
-        wrapped.resume_key = key
-        return wrapped
+        return self._newest(may_block=True).wrap_socket(sock, *args, **options)
 
     def wrap_bio(self, *args: Any, **options: Any) -> Any:
         """:meth:`ssl.SSLContext.wrap_bio` with the newest good certificates."""
         return self._newest(may_block=False).wrap_bio(*args, **options)
+
+    def at(self, endpoint: Hashable) -> ContextAt:
+        """This context for connections to ``endpoint``, which resume each other's sessions."""
+        return ContextAt(self, endpoint)
 
     def _newest(self, *, may_block: bool) -> _Built:
         if time.monotonic() >= self._check_at:
@@ -282,13 +257,55 @@ class RotatingContext(ssl.SSLContext):
         """In the child of a fork: another thread's lock would stay taken for ever."""
         self._lock = threading.Lock()
         self._loader = None
+        if self._built is not None:
+            self._built.sessions = SessionStore()
 
 
-def _resume_key(sock: Any, options: dict[str, Any]) -> Hashable:
-    try:
-        return options.get("server_hostname"), sock.getpeername()
-    except OSError:
-        return None
+class ContextAt:
+    """What client libraries and event loops ask of a client context, for one endpoint.
+
+    Not an ``ssl.SSLContext``: making one costs more than the handshakes it would save.
+    Sessions are shared by blocking sockets, event loops and trio. Thread-safe.
+    """
+
+    __slots__ = ("_context", "_endpoint")
+
+    def __init__(self, context: RotatingContext, endpoint: Hashable) -> None:
+        self._context = context
+        self._endpoint = endpoint
+
+    def wrap_socket(self, sock: Any, *, server_hostname: str | None = None, **options: Any) -> Any:
+        """See :meth:`RotatingContext.wrap_socket`."""
+        built = self._context._newest(may_block=True)
+        key = (server_hostname, self._endpoint)
+        options["session"] = built.sessions.take(key)
+        wrapped = built.wrap_socket(sock, server_hostname=server_hostname, **options)
+        wrapped.resume_key = key  # type: ignore[attr-defined]
+        return wrapped
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """See :meth:`RotatingContext.wrap_bio`."""
+        built = self._context._newest(may_block=False)
+        name = server_hostname.decode() if isinstance(server_hostname, bytes) else server_hostname
+        key = (name, self._endpoint)
+        wrapped = built.wrap_bio(
+            incoming, outgoing, server_side, server_hostname, session or built.sessions.take(key)
+        )
+        wrapped.resume_key = key  # type: ignore[attr-defined]
+        return wrapped
+
+    def set_alpn_protocols(self, alpn_protocols: object) -> None:
+        """Ignored, as by :class:`RotatingContext`."""
+
+    def __repr__(self) -> str:
+        return f"<ContextAt {self._endpoint!r} of {self._context!r}>"
 
 
 def _is_over(moment: datetime | None) -> bool:

@@ -48,7 +48,8 @@ def _context(settings: TlsSettings, http2: bool) -> RotatingContext:
     source: IdentitySource
     alpn: tuple[str, ...]
     if settings.mode == "istio_mutual":
-        source, alpn = IstioFiles(), _ISTIO_H2_ALPN if http2 else _ISTIO_ALPN
+        source = IstioFiles(settings.workload_certificates)
+        alpn = _ISTIO_H2_ALPN if http2 else _ISTIO_ALPN
     else:
         ca = "" if settings.ca == "system" else settings.ca
         source = FileSource(ca, settings.certificate, settings.key, settings.crl)
@@ -77,11 +78,14 @@ def server_name(cluster: Cluster, settings: TlsSettings, authority: str) -> str:
 
     An IP address is never sent; it is then what the certificate has to name.
     """
-    if settings.sni:
+    return fixed_name(cluster, settings) or host_of(authority)
+
+
+def fixed_name(cluster: Cluster, settings: TlsSettings) -> str:
+    """The server name that the policy itself gives; empty: the request's host it is."""
+    if settings.sni or settings.mode != "istio_mutual":
         return settings.sni
-    if settings.mode == "istio_mutual":
-        return f"outbound_.{cluster.port}_.{cluster.subset}_.{cluster.service}"
-    return host_of(authority)
+    return f"outbound_.{cluster.port}_.{cluster.subset}_.{cluster.service}"
 
 
 def host_of(authority: str) -> str:

@@ -131,7 +131,8 @@ class IstioFiles:
         try:
             return files.load()
         except IdentityError as error:
-            where = "" if self._chosen() else f"; set {ISTIO_CERTS_VARIABLE} to their folder"
+            hint = f"; set workload_certificates or {ISTIO_CERTS_VARIABLE} to their folder"
+            where = "" if self._chosen() else hint
             raise IdentityError(f"workload certificates: {error}{where}") from error
 
     def describe(self) -> dict[str, str]:

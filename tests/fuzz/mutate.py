@@ -1,4 +1,4 @@
-"""Answers to begin with, and ways to damage them. Random numbers come from the caller."""
+"""Answers and requests to begin with, and ways to damage them. Randomness is an argument."""
 
 from __future__ import annotations
 
@@ -24,17 +24,29 @@ def seeds() -> list[bytes]:
     return [path.read_bytes() for path in sorted(CORPUS.glob("*.bin"))]
 
 
-def mutate(rand: Random, data: bytes, others: list[bytes]) -> bytes:
-    """A few random damages."""
+def request_seeds() -> list[bytes]:
+    """Every kept request, in the form of :mod:`tests.fuzz.requests`."""
+    return [path.read_bytes() for path in sorted((CORPUS / "requests").glob("*.req"))]
+
+
+def guided() -> list[bytes]:
+    """Inputs of :mod:`tests.fuzz.guided_run`, each of which reached code that no other did."""
+    return [bytes.fromhex(line) for line in (CORPUS / "guided.txt").read_text().splitlines()]
+
+
+def mutate(
+    rand: Random, data: bytes, others: list[bytes], tokens: tuple[bytes, ...] = TOKENS
+) -> bytes:
+    """A few random damages; ``tokens`` are pieces to put in."""
     out = bytearray(data)
     for _ in range(rand.choice((1, 1, 1, 2, 2, 3, 5, 8))):
         at = rand.randrange(len(out) + 1)
         end = min(len(out), at + rand.choice((1, 1, 2, 4, 8, 32)))
         kind = rand.randrange(7)
         if kind == 0:
-            out[at:at] = rand.choice(TOKENS)
+            out[at:at] = rand.choice(tokens)
         elif kind == 1:
-            out[at:end] = rand.choice(TOKENS)
+            out[at:end] = rand.choice(tokens)
         elif kind == 2:
             del out[at:end]
         elif kind == 3 and at < len(out):

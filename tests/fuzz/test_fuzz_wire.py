@@ -1,17 +1,17 @@
-"""Damaged answers and arbitrary requests, with h11 as a second opinion. Short; see long_run.py."""
+"""Damaged answers and requests, with h11 and httpcore2 as second opinions. See long_run.py."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meshclient.transport.interface import WireRequest
-from tests.fuzz import mutate, oracle
+from tests.fuzz import exchange, guided, loop_exchange, mutate, oracle, requests
 
-SEEDS = mutate.seeds()
+SEEDS, ASKED = mutate.seeds(), mutate.request_seeds()
 
 
 @settings(max_examples=1500, deadline=None)
@@ -25,7 +25,8 @@ def test_damaged_answers(seed: int, head_only: bool) -> None:
 
 def check_answer(data: bytes, cuts: list[int], head_only: bool) -> None:
     whole = oracle.ours(data, [], head_only)
-    assert oracle.ours(data, cuts, head_only)[:3] == whole[:3], data
+    cut = oracle.ours(data, cuts, head_only)
+    assert cut[:3] + cut[4:] == whole[:3] + whole[4:], data
     theirs = oracle.h11s(data, head_only)
     assert oracle.explained(data, whole, theirs), (data, whole, theirs)
 
@@ -67,10 +68,43 @@ def test_good_answers_are_never_refused(
         lines.append(b"Content-Length: %d" % len(wire))
     head = b"\r\n".join([b"HTTP/1.1 %d Status" % status, *lines])
     data = head + b"\r\n\r\n" + wire
-    assert oracle.ours(data, cuts) == ("ok", status, b"".join(pieces), True)
+    assert oracle.ours(data, cuts)[:4] == ("ok", status, b"".join(pieces), True)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.sampled_from(exchange.METHODS))
+def test_whole_exchanges_with_damaged_answers(seed: int, method: bytes) -> None:
+    """The same status, headers and body as httpcore's, or refused."""
+    rand = Random(seed)
+    problem = exchange.judge(mutate.mutate(rand, rand.choice(SEEDS), SEEDS), method)[1]
+    assert not problem
+
+
+@pytest.fixture(scope="module")
+def _loop() -> Iterator[None]:
+    yield
+    loop_exchange.close()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.sampled_from(exchange.METHODS))
+@pytest.mark.usefixtures("_loop")
+def test_both_shells_make_the_same_of_an_answer(seed: int, method: bytes) -> None:
+    rand = Random(seed)
+    data = mutate.mutate(rand, rand.choice(SEEDS), SEEDS)
+    assert not loop_exchange.judge(data, method, mutate.cuts(rand, len(data)))[1]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.integers(0, 2**64 - 1))
+def test_damaged_requests(seed: int) -> None:
+    """Refused, or read by a server as exactly what was asked for."""
+    rand = Random(seed)
+    data = mutate.mutate(rand, rand.choice(ASKED), ASKED, requests.TOKENS)
+    assert not requests.judge(data)[1]
+
+
+@settings(max_examples=400, deadline=None)
 @given(
     method=st.one_of(token, st.text(max_size=6)),
     target=st.one_of(st.just("/"), value, st.text(max_size=12)),
@@ -86,31 +120,43 @@ def test_what_we_write_is_what_a_server_reads(
     headers: list[tuple[str, str]],
     content: bytes | list[bytes] | None,
 ) -> None:
-    """Refused, or read as exactly this one request, with nothing left over."""
+    """From parts that are good more often than not."""
     pairs = [(n.encode(), v.encode()) for n, v in [("Host", "test"), *headers]]
-    data = oracle.sends(WireRequest(method.encode(), target.encode(), pairs, content))
-    if data is None:
-        return
-    if any(not v.isascii() or _odd(v) or n.lower() == b"host" for n, v in pairs[1:]):
-        return  # h11 refuses what RFC 9110 calls obsolete, and a second Host
-    if not target.isascii() or any(n.lower() in FRAMING for n, _ in pairs):
-        return  # h11 has an opinion of its own about these; the table tests have ours
-    got = oracle.server_reads(data)
-    expected = (
-        b"" if content is None else content if isinstance(content, bytes) else b"".join(content)
-    )
-    assert got[0] == method.encode()
-    assert got[1] == target.encode()
-    assert got[3:] == (expected, b"")
-    sent = [(n.lower(), v.strip(b" \t")) for n, v in pairs]
-    assert [pair for pair in got[2] if pair[0] != b"transfer-encoding"] == sent
+    text = requests.encode((method.encode(), target.encode(), pairs, content))
+    assert not requests.judge(text)[1]
 
 
-FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect")
+@pytest.mark.parametrize("data", ASKED)
+def test_the_corpus_of_requests(data: bytes) -> None:
+    assert not requests.judge(data)[1]
+    assert requests.encode(requests.decode(data)) == data
 
 
-def _odd(text: bytes) -> bool:
-    return any((byte < 0x20 and byte != 9) or byte == 0x7F for byte in text)
+def test_the_corpus_is_small() -> None:
+    sizes = [path.stat().st_size for path in mutate.CORPUS.rglob("*") if path.is_file()]
+    assert sum(sizes) < 200_000
+
+
+@pytest.mark.parametrize("data", SEEDS)
+@pytest.mark.parametrize("method", sorted(set(exchange.METHODS)))
+def test_the_corpus_in_whole_exchanges(method: bytes, data: bytes) -> None:
+    assert not exchange.judge(data, method)[1]
+
+
+@pytest.mark.parametrize("method", sorted(set(exchange.METHODS)))
+@pytest.mark.usefixtures("_loop")
+def test_the_corpus_in_both_shells(method: bytes) -> None:
+    for data in SEEDS:
+        assert not loop_exchange.judge(data, method, [])[1]
+        assert not loop_exchange.judge(data, method, list(range(1, len(data))))[1]
+
+
+@pytest.mark.usefixtures("_loop")
+def test_what_guided_runs_kept() -> None:
+    kept = mutate.guided()
+    assert kept
+    for data in kept:
+        assert not guided.judge(data), data
 
 
 @pytest.mark.parametrize("data", SEEDS)

@@ -17,6 +17,7 @@ from meshclient.model.cluster import Cluster
 from meshclient.model.routes import RouteConfiguration
 
 from .to_envoy import bootstrap
+from .to_envoy_routes import Json
 from .traffic import CASE_HEADER, Exchange, Request
 
 START_LIMIT_S = 20.0
@@ -34,10 +35,15 @@ class Envoy:
 
     ``ports[i]`` serves ``tables[i]``. Use as a context manager. A
     configuration that Envoy refuses raises RuntimeError with Envoy's words.
+    ``made`` is a whole bootstrap instead, for what the model does not say; its
+    listeners are named ``table0``, ``table1`` ...
     """
 
     def __init__(
-        self, tables: Sequence[RouteConfiguration], clusters: Mapping[str, Cluster]
+        self,
+        tables: Sequence[RouteConfiguration],
+        clusters: Mapping[str, Cluster],
+        made: Json | None = None,
     ) -> None:
         binary = find_envoy()
         if binary is None:
@@ -46,14 +52,16 @@ class Envoy:
         config = self._folder / "envoy.json"
         self._admin_file = self._folder / "admin"
         self._log_path = self._folder / "log"
-        config.write_text(json.dumps(bootstrap(tables, clusters, str(self._folder / "profile"))))
+        if made is None:
+            made = bootstrap(tables, clusters, str(self._folder / "profile"))
+        config.write_text(json.dumps(made))
         command = [binary, "-c", str(config), "--concurrency", "1", "--disable-hot-restart"]
         command += ["--admin-address-path", str(self._admin_file), "-l", "warning"]
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             self.admin = self._wait_for_admin()
-            self.ports = self._wait_for_listeners(len(tables))
+            self.ports = self._wait_for_listeners(len(made["static_resources"]["listeners"]))
         except BaseException:
             self.close()
             raise

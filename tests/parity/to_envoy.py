@@ -11,6 +11,7 @@ from typing import Any
 from meshclient.model.cluster import Cluster, Limits
 from meshclient.model.routes import RouteConfiguration
 
+from .to_envoy_health import endpoint_health_json, health_json
 from .to_envoy_routes import Json, Untranslatable, seconds, table_json
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
@@ -97,7 +98,7 @@ def cluster_json(cluster: Cluster) -> Json:
     policy = cluster.policy
     if policy.tls is not None or policy.outlier_detection is not None:
         raise Untranslatable("TLS and outlier detection are not generated")
-    return {
+    return health_json(cluster) | {
         "name": cluster.name,
         "type": "STATIC",
         "connect_timeout": seconds(policy.connection.connect_timeout_s),
@@ -133,6 +134,7 @@ def _endpoints(cluster: Cluster) -> Iterable[Json]:
             "endpoint": {
                 "address": _address(endpoint.address, endpoint.port),
                 "hostname": endpoint.hostname,
+                "health_check_config": endpoint_health_json(endpoint),
             },
             "load_balancing_weight": endpoint.weight,
             "health_status": endpoint.health.upper(),

@@ -21,14 +21,14 @@ class Step:
     """How an upstream treats one attempt.
 
     ``reset`` sends RST and ``close`` FIN before any response byte, ``garbage``
-    answers with something that is not HTTP.
+    answers with something that is not HTTP, ``cut`` ends in the middle of the body.
     """
 
     status: int = 200
     headers: Pairs = ()
     body: str | None = None
     delay_s: float = 0.0
-    action: Literal["respond", "reset", "close", "garbage"] = "respond"
+    action: Literal["respond", "reset", "close", "garbage", "cut"] = "respond"
 
     def __str__(self) -> str:
         text = str(self.status) if self.action == "respond" else self.action

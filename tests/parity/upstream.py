@@ -11,10 +11,11 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from .traffic import CASE_HEADER, Received, Side, Step
+from .traffic import CASE_HEADER, Pairs, Received, Side, Step
 
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -24,6 +25,8 @@ class Upstreams:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.ports: dict[str, int] = {}
+        #: Further headers of every response, by the upstream that gives it.
+        self.headers_by_name: dict[str, Pairs] = {}
         self._records: dict[str, list[Received]] = {}
         self._scripts: dict[str, tuple[Step, ...]] = {}
         self._servers: list[asyncio.Server] = []
@@ -118,6 +121,8 @@ class Upstreams:
             step = script[min(len(records), len(script)) - 1]
             if step.delay_s:
                 await asyncio.sleep(step.delay_s)
+            if name in self.headers_by_name:
+                step = replace(step, headers=(*step.headers, *self.headers_by_name[name]))
             if not await _act(step, name, received.method, writer):
                 return
 
@@ -163,9 +168,10 @@ async def _act(step: Step, name: str, method: str, writer: asyncio.StreamWriter)
         writer.write(b"this is not HTTP\r\n\r\n")
         await writer.drain()
         return False
-    writer.write(_response(step, name, method))
+    response = _response(step, name, method)
+    writer.write(response[:-1] if step.action == "cut" else response)
     await writer.drain()
-    return True
+    return step.action != "cut"
 
 
 def _response(step: Step, name: str, method: str) -> bytes:

@@ -60,7 +60,18 @@ BAD: dict[str, tuple[bytes, bytes, list[tuple[bytes, bytes]], Any]] = {
         [HOST, (b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")],
         b"hi",
     ),
-    "CONNECT": (b"CONNECT", b"other:443", [HOST], None),
+    "CONNECT without a port": (b"CONNECT", b"other", [HOST], None),
+    "CONNECT with a body": (b"CONNECT", b"other:443", [HOST], b"hi"),
+    "a body hidden behind CONNECT": (
+        b"CONNECT",
+        b"other:443",
+        [HOST, (b"Content-Length", b"2")],
+        b"hi",
+    ),
+    "no host": (b"GET", b"/", [], None),
+    "two hosts": (b"GET", b"/", [HOST, (b"host", b"other")], None),
+    "beyond ASCII in the target": (b"GET", b"/\xc3\xbc", [HOST], None),
+    "a control in a value": (b"GET", b"/", [HOST, (b"A", b"b\x0bc")], None),
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine_support import HttpServer, Recorded, Reply
+import pytest
+from engine_support import HttpServer, Recorded, Reply, certificate
+from servers.proxy import ProxyServer
 
 import meshclient
 
@@ -47,7 +51,7 @@ def at(*servers: HttpServer) -> list[str]:
 
 
 @contextmanager
-def gated() -> Iterator[tuple[HttpServer, threading.Event]]:
+def gated(tls: ssl.SSLContext | None = None) -> Iterator[tuple[HttpServer, threading.Event]]:
     """Answers a head at once, and the rest of the body when the gate opens."""
     gate = threading.Event()
 
@@ -59,7 +63,7 @@ def gated() -> Iterator[tuple[HttpServer, threading.Event]]:
     def handler(request: Recorded) -> Reply:
         return Reply(200, body() if request.path == "/slow" else b"ok")
 
-    with HttpServer(handler) as server:
+    with HttpServer(handler, tls=tls) as server:
         yield server, gate
         gate.set()
 
@@ -152,4 +156,75 @@ def test_a_logical_endpoint_dials_the_addresses_of_its_name(tmp_path: Path) -> N
         )
         with meshclient.Mesh.from_config(config) as mesh, mesh.client() as client:
             assert client.get("http://web/").status_code == 200
+            assert server.accepted == 1
+
+
+def _over_tls(server: HttpServer, **tls: Any) -> dict[str, Any]:
+    return {
+        "endpoints": at(server),
+        "tls": {"mode": "simple", "insecure_skip_verify": True, **tls},
+    }
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"insecure_skip_verify": False, "ca": "{ca}", "sni": "web"},
+        {"sni": "other"},
+    ],
+    ids=["trust", "server name"],
+)
+def test_other_tls_settings_take_over_and_calls_in_flight_finish(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    certificate_, key = certificate(tmp_path, "web")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_, key)
+    with gated(tls=context) as (server, gate):
+        file = File(tmp_path, **_over_tls(server))
+        with file.mesh, file.mesh.client() as client:
+            with client.stream("GET", "http://web/slow") as busy:
+                pieces = busy.iter_raw()
+                assert next(pieces) == b"first"
+                assert client.get("http://web/").status_code == 200
+                assert server.open_connections == 2
+                now = {
+                    name: value.format(ca=certificate_) if isinstance(value, str) else value
+                    for name, value in change.items()
+                }
+                file.change(**_over_tls(server, **now))
+                until(lambda: server.open_connections == 1)
+                assert client.get("http://web/").status_code == 200
+                assert server.accepted == 3
+                gate.set()
+                assert b"".join(pieces) == b"last"
+            until(lambda: server.open_connections == 1)
+
+
+def test_another_proxy_takes_over(tmp_path: Path) -> None:
+    with HttpServer() as server, ProxyServer() as one, ProxyServer() as two:
+        file = File(tmp_path, endpoints=at(server), proxy=f"http://{one.authority}")
+        with file.mesh, file.mesh.client() as client:
+            assert client.get("http://web/").status_code == 200
+            assert server.open_connections == 1
+            file.change(endpoints=at(server), proxy=f"http://{two.authority}")
+            until(lambda: server.open_connections == 0)
+            assert client.get("http://web/").status_code == 200
+            file.change(endpoints=at(server))
+            until(lambda: server.open_connections == 0)
+            assert client.get("http://web/").status_code == 200
+            assert server.accepted == 3
+
+
+def test_a_reload_that_changes_nothing_of_it_keeps_tls_connections(tmp_path: Path) -> None:
+    certificate_, key = certificate(tmp_path, "web")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate_, key)
+    with HttpServer(tls=context) as server:
+        file = File(tmp_path, **_over_tls(server))
+        with file.mesh, file.mesh.client() as client:
+            client.get("http://web/")
+            file.change(**_over_tls(server), timeout="3s")
+            client.get("http://web/")
             assert server.accepted == 1

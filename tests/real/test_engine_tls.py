@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from engine_support import (
@@ -18,12 +20,13 @@ from engine_support import (
     get,
     post,
     read,
+    total,
     using,
 )
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.async_engine import AsyncEngine
-from meshclient.transport.interface import Target, WireError
+from meshclient.transport.interface import AsyncWireResponse, Target, WireError
 from meshclient.transport.sync_engine import SyncEngine
 from meshclient.transport.tls import TlsIdentity, default_context
 
@@ -48,6 +51,49 @@ def server_context(pair: tuple[str, str], client_ca: str = "") -> ssl.SSLContext
 
 def secured(port: int, context: ssl.SSLContext, name: str = "api.test") -> Target:
     return Target("127.0.0.1", port, TlsIdentity(name, context))
+
+
+@loops
+@pytest.mark.parametrize("spare", [0, 1])
+def test_bytes_that_are_decrypted_later_are_nobodys_answer(
+    kind: str, spare: int, pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer ends where a piece of the decrypted stream does (or one byte before); the
+    rest is in no socket any more, and the next call begins before the loop hands it on."""
+    monkeypatch.setattr("meshclient.transport.async_engine.SCRATCH", 4096)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nX: "
+    first_answer = head + b"x" * (4096 - spare - 4004 - len(head)) + b"\r\n\r\n" + bytes(4000)
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+    def script(peer: Peer) -> None:
+        secure = server_context(pair).wrap_socket(peer.sock, server_side=True)
+        peer.sock = secure
+        secure.recv(65536)
+        true = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
+        secure.sendall(first_answer + forged if peer.number == 1 else true)
+        with suppress(OSError):
+            secure.recv(65536)
+        secure.close()
+
+    with RawServer(script) as server:
+        where = secured(server.port, default_context(pair[0]))
+
+        async def second(engine: AsyncEngine) -> bytes:
+            while not (engine.stats() and total(engine.stats()).idle):
+                if first[0].done():
+                    break
+                await asyncio.sleep(0)
+            return await read(await engine.send(where, get()))
+
+        first: list[asyncio.Task[AsyncWireResponse]] = []
+
+        async def test(engine: AsyncEngine) -> None:
+            first.append(asyncio.create_task(engine.send(where, get())))
+            assert await second(engine) == b"true"
+            assert await read(await first[0]) == bytes(4000)
+            assert total(engine.stats()).opened == 2
+
+        using(kind, test)
 
 
 def sync_send(where: Target, body: bytes | None = None) -> bytes:

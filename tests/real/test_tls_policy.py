@@ -249,7 +249,7 @@ def test_tls_1_2_is_spoken(send: Send, world: World) -> None:
         assert tls.version() == "TLSv1.2"
 
 
-def istio_mesh(port: int, tls: str) -> meshclient.Mesh:
+def istio_mesh(port: int, tls: str, *more: dict[str, object], **options: str) -> meshclient.Mesh:
     import yaml
 
     text = f"""
@@ -268,13 +268,16 @@ kind: DestinationRule
 metadata: {{name: r}}
 spec: {{host: {HOST}, trafficPolicy: {{tls: {tls}}}}}
 """
-    return meshclient.Mesh.from_documents(list(yaml.safe_load_all(text)))
+    documents = [*yaml.safe_load_all(text), *more]
+    return meshclient.Mesh.from_documents(documents, **options)
 
 
 @each
+@pytest.mark.parametrize("said_by", ["environment", "file", "program"])
 def test_istio_mutual_takes_the_workloads_certificates(
-    send: Send, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    send: Send, said_by: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The program's word counts before that of the files, and theirs before the environment."""
     folder = tmp_path / "certs"
     folder.mkdir()
     for name, file in zip(
@@ -283,13 +286,21 @@ def test_istio_mutual_takes_the_workloads_certificates(
         strict=True,
     ):
         shutil.copy(file, folder / name)
-    monkeypatch.setenv("MESHCLIENT_ISTIO_CERTS", str(folder))
+    ranks = ["environment", "file", "program"]
+    where = dict.fromkeys(ranks[: ranks.index(said_by)], str(tmp_path / "elsewhere"))
+    where[said_by] = str(folder)
+    monkeypatch.setenv("MESHCLIENT_ISTIO_CERTS", where["environment"])
+    node = {"workload_certificates": where["file"]} if "file" in where else {}
+    options = {"workload_certificates": where["program"]} if "program" in where else {}
     tls_policy._context.cache_clear()
     seen: list[str] = []
     context = server_context(world.server, world.authority.ca, alpn=("istio", "http/1.1"))
     context.sni_callback = lambda _s, name, _c: seen.append(name)  # type: ignore[assignment]
     names = f"{{mode: ISTIO_MUTUAL, subjectAltNames: ['{SPIFFE}']}}"
-    with HttpServer(tls=context) as server, istio_mesh(server.port, names) as mesh:
+    with (
+        HttpServer(tls=context) as server,
+        istio_mesh(server.port, names, {"version": 1, "node": node}, **options) as mesh,
+    ):
         response = send(mesh, f"http://{HOST}/")
         assert response.status_code == 200
         tls = response.extensions["network_stream"].get_extra_info("ssl_object")

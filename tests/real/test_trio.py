@@ -38,7 +38,7 @@ def nothing_left(mesh: Mesh) -> None:
     plane = mesh._publisher.plane
     for state in (*plane.clusters.values(), plane.passthrough):
         assert state.active_requests == 0
-        assert state.limiter.active == 0
+        assert state.lane.limiter.active == 0
     for engine in mesh._engines.values():
         assert [s for s in engine.stats().values() if s.active] == []
 

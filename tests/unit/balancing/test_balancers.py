@@ -33,7 +33,8 @@ def made(
     policy: LbPolicy, weights: list[int], seed: int = 0, **settings: int
 ) -> tuple[Balancer, tuple[EndpointState, ...]]:
     endpoints = tuple(Endpoint(f"e{i}", 80, weight=w) for i, w in enumerate(weights))
-    balancing = LoadBalancing(policy=policy, **settings)
+    sizes = {"minimum_ring_size": 32, "table_size": 251} | settings
+    balancing = LoadBalancing(policy=policy, **sizes)
     cluster = Cluster("c", endpoints=endpoints, policy=ClusterPolicy(load_balancing=balancing))
     states = carry_over((), cluster)
     return make_balancer(cluster, states, seed), states
@@ -172,9 +173,7 @@ def test_one_endpoint_or_none_needs_no_draw(policy: LbPolicy, count: int) -> Non
     assert balancer.policy == policy
 
 
-@pytest.mark.parametrize(
-    "policy", ["ring_hash", "maglev", "peak_ewma", "pick_first", "passthrough"]
-)
+@pytest.mark.parametrize("policy", ["passthrough"])
 @pytest.mark.parametrize("weights", [[1, 1], [1, 2]])
 def test_other_policies_are_served_as_least_request(policy: LbPolicy, weights: list[int]) -> None:
     balancer, _ = made(policy, weights)

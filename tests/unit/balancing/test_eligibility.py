@@ -20,25 +20,21 @@ Health = Literal["healthy", "unhealthy", "draining", "degraded"]
         ([("unhealthy", 0), ("healthy", 0)], ["unhealthy", ""]),
         ([("draining", 0), ("healthy", 0)], ["draining", ""]),
         ([("unhealthy", 0), ("draining", 0)], ["unhealthy", "draining"]),
+        # Half of them well is 70 % of the health; degraded ones take what is missing.
+        ([("degraded", 0), ("healthy", 0)], ["", ""]),
         (
-            [("degraded", 0), ("healthy", 0)],
-            ["degraded, and a healthy endpoint exists", ""],
+            [("degraded", 0), ("healthy", 0), ("healthy", 0), ("healthy", 0)],
+            ["degraded, and healthy endpoints take the whole load", "", "", ""],
         ),
         ([("degraded", 0), ("unhealthy", 0)], ["", "unhealthy"]),
-        (
-            [("healthy", 1), ("healthy", 0)],
-            ["priority 1; priority 0 has eligible endpoints", ""],
-        ),
+        ([("healthy", 1), ("healthy", 0)], ["priority 1; others take the whole load", ""]),
         ([("unhealthy", 0), ("healthy", 2)], ["unhealthy", ""]),
         # A healthy endpoint of a later priority beats a degraded one of the first.
         (
             [("degraded", 0), ("healthy", 1)],
-            ["degraded, and a healthy endpoint exists", ""],
+            ["degraded, and healthy endpoints take the whole load", ""],
         ),
-        (
-            [("degraded", 3), ("degraded", 2)],
-            ["priority 3; priority 2 has eligible endpoints", ""],
-        ),
+        ([("degraded", 3), ("degraded", 2)], ["priority 3; others take the whole load", ""]),
     ],
 )
 def test_health_and_priority(endpoints: list[tuple[Health, int]], reasons: list[str]) -> None:
@@ -48,13 +44,15 @@ def test_health_and_priority(endpoints: list[tuple[Health, int]], reasons: list[
             Endpoint(f"e{i}", 80, health=health, priority=priority)
             for i, (health, priority) in enumerate(endpoints)
         ),
-        policy=ClusterPolicy(load_balancing=LoadBalancing(policy="round_robin")),
+        policy=ClusterPolicy(
+            load_balancing=LoadBalancing(policy="round_robin"), panic_threshold_percent=0
+        ),
     )
     balancer = make_balancer(cluster, carry_over((), cluster), 0)
     candidates = balancer.candidates()
     assert [c.excluded for c in candidates] == reasons
     wanted = {c.state.key for c in candidates if not c.excluded}
-    picked = [balancer.pick(lambda: 0) for _ in range(4)]
+    picked = [balancer.pick(lambda r=r: r) for r in (0, 20, 75, 99)]  # type: ignore[misc]
     assert {state.key for state in picked if state is not None} == wanted
     assert (None in picked) is not bool(wanted)
 

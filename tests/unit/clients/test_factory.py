@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from meshclient import Mesh, errors
-from meshclient.clients.factory import Engines, _place
+from meshclient.clients.factory import Engines
+from meshclient.model.cluster import ConnectionOptions
 from meshclient.transport.interface import Target
 
 DOCUMENT = {"version": 1, "services": {}}
@@ -74,10 +75,12 @@ def test_an_unknown_engine_is_refused(name):
 def test_only_what_left_is_drained(made):
     engines = Engines()
     engines.get("sync")
-    engines.drain(set())
+    kept, gone, other = (
+        (f"10.0.0.{host}", 80, ConnectionOptions(), None, None, "", None) for host in (1, 2, 3)
+    )
+    engines.drain({kept}, {kept})
     assert made[0][3].told == []
-    gone, other = Target("10.0.0.2", 80), Target("10.0.0.3", 80)
-    engines.drain({_place(gone), _place(other)})
+    engines.drain({kept, gone, other}, {kept})
     assert made[0][3].told == [["10.0.0.1:80"]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from istio_yaml import Result, destination_rule, service, translate
 
@@ -139,7 +141,7 @@ def test_zero_means_unset_and_http_idle_beats_tcp_idle() -> None:
     assert policy.connection.idle_timeout_s == 7.0
 
 
-def test_outlier_detection_is_kept_and_noted_and_switches_panic_off() -> None:
+def test_outlier_detection_is_honoured_without_success_rates_and_switches_panic_off() -> None:
     rule = destination_rule(
         "dr",
         "a",
@@ -148,10 +150,15 @@ def test_outlier_detection_is_kept_and_noted_and_switches_panic_off() -> None:
     )
     cluster = cluster_of(rule)
     assert cluster.policy.outlier_detection == OutlierDetection(
-        3, 2, interval_s=30.0, base_ejection_time_s=60.0, max_ejection_percent=50
+        3,
+        2,
+        interval_s=30.0,
+        base_ejection_time_s=60.0,
+        max_ejection_percent=50,
+        enforcing_success_rate=0,
     )
     assert cluster.policy.panic_threshold_percent == 0
-    assert [note.code for note in cluster.not_honoured] == ["not-honoured"]
+    assert cluster.not_honoured == ()
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,38 @@ def test_consecutive_errors(field: str, consecutive: int | None) -> None:
     assert policy.outlier_detection.consecutive_5xx == consecutive
 
 
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ("consecutiveGatewayErrors: 0", {}),
+        ("maxEjectionPercent: 0", {"max_ejection_percent": 10}),
+        ("baseEjectionTime: 400s", {"base_ejection_time_s": 400.0, "max_ejection_time_s": 400.0}),
+        (
+            "splitExternalLocalOriginErrors: true",
+            {"split_external_local_origin_errors": True, "enforcing_local_origin_success_rate": 0},
+        ),
+        (
+            "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 0",
+            {"split_external_local_origin_errors": True, "enforcing_local_origin_success_rate": 0},
+        ),
+        (
+            "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 7",
+            {
+                "split_external_local_origin_errors": True,
+                "enforcing_local_origin_success_rate": 0,
+                "consecutive_local_origin_failure": 7,
+            },
+        ),
+        ("outlierDetectionHttpErrorCodes: [429, 503, 429]", {"http_error_codes": (429, 503)}),
+    ],
+)
+def test_outlier_fields_mean_what_istio_makes_of_them(fields: str, changes: dict[str, Any]) -> None:
+    policy = policy_of(
+        destination_rule("dr", "a", f"trafficPolicy: {{outlierDetection: {{{fields}}}}}")
+    )
+    assert policy.outlier_detection == OutlierDetection(enforcing_success_rate=0, **changes)
+
+
 def test_the_legacy_circuit_breaker_is_read_as_outlier_detection() -> None:
     block = "circuitBreaker: {consecutiveErrors: 3, interval: 30s, baseEjectionTime: 40s, "
     made = load(block + "maxEjectionPercent: 50, minHealthPercent: 30}")
@@ -177,13 +216,14 @@ def test_the_legacy_circuit_breaker_is_read_as_outlier_detection() -> None:
         base_ejection_time_s=40.0,
         max_ejection_percent=50,
         min_health_percent=30,
+        enforcing_success_rate=0,
     )
 
 
 def test_outlier_detection_wins_over_the_legacy_block() -> None:
     made = load("circuitBreaker: {consecutiveErrors: 3}, outlierDetection: {interval: 1s}")
     detection = made.cluster(f"80||{_A}").policy.outlier_detection
-    assert detection == OutlierDetection(interval_s=1.0)
+    assert detection == OutlierDetection(interval_s=1.0, enforcing_success_rate=0)
 
 
 def test_outlier_fields_in_the_connection_pool_are_ignored_with_a_warning() -> None:
@@ -193,12 +233,12 @@ def test_outlier_fields_in_the_connection_pool_are_ignored_with_a_warning() -> N
     assert made.cluster(f"80||{_A}").policy.outlier_detection is None
 
 
-def test_consistent_hash_beats_simple_and_falls_back_to_least_request() -> None:
+def test_consistent_hash_beats_simple() -> None:
     made = load("loadBalancer: {simple: ROUND_ROBIN, consistentHash: {httpHeaderName: x-user}}")
     assert made.codes() == ["simple-beside-consistent-hash"]
     cluster = made.cluster(f"80||{_A}")
-    assert cluster.policy.load_balancing == LoadBalancing()
-    assert "consistentHash" in cluster.not_honoured[0].message
+    assert cluster.policy.load_balancing == LoadBalancing("ring_hash")
+    assert cluster.not_honoured == ()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from meshclient.config.kubernetes import read_objects
 from meshclient.config.reader import Reader
 from meshclient.config.yaml_nodes import parse
 from meshclient.model.endpoint import DnsSource, Endpoint, Locality, OriginalDestination
+from meshclient.model.load_balancing import StatefulSession
 
 _A = "a.default.svc.cluster.local"
 _SERVICE = """
@@ -77,7 +78,10 @@ def test_draining_endpoints_serve_persistent_sessions() -> None:
     )
     made = translate(text, slice_of(entry))
     assert [e.health for e in made.cluster(f"80||{_A}").endpoints] == ["draining"]
-    assert "persistent sessions" in made.cluster(f"80||{_A}").not_honoured[0].message
+    cluster = made.cluster(f"80||{_A}")
+    session = StatefulSession("cookie", "c", "/", accept_draining=True)
+    assert cluster.policy.load_balancing.session == session
+    assert not cluster.not_honoured
 
 
 def test_several_slices_may_listen_on_several_ports() -> None:

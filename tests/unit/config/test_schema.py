@@ -47,7 +47,7 @@ def test_every_example_of_the_documentation_is_valid(example: Any) -> None:
 def misspelled(value: Any) -> list[Any]:
     """Copies of the document, each with one key that the format fixes spelled wrong."""
     free = {"services", "labels", "subsets", "headers", "query", "cookies", "set", "add", "to"}
-    free |= {"source_labels"}
+    free |= {"source_labels", "metadata", "default_subset", "subset", "attributes"}
     copies: list[Any] = []
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -56,7 +56,8 @@ def misspelled(value: Any) -> list[Any]:
             if key not in free:
                 copies += [{**value, key: changed} for changed in misspelled(inner)]
             for name, part in zip(inner, deeper, strict=True) if deeper else ():
-                copies += [{**value, key: {**inner, name: c}} for c in misspelled(part)]
+                if name not in free:
+                    copies += [{**value, key: {**inner, name: c}} for c in misspelled(part)]
     elif isinstance(value, list):
         for index, item in enumerate(value):
             copies += [[*value[:index], c, *value[index + 1 :]] for c in misspelled(item)]

@@ -30,8 +30,41 @@ def test_a_head_is_exactly_what_the_caller_gave() -> None:
     assert (length, close) == (0, False)
 
 
-def test_an_empty_header_list_is_still_a_head() -> None:
-    assert encode(headers=[])[0] == b"GET / HTTP/1.1\r\n\r\n"
+@pytest.mark.parametrize(
+    "headers", [[], [(b"X-Host", b"a")], [HOST, HOST], [HOST, (b"hOST", b"b")]]
+)
+def test_a_request_has_one_host(headers: Headers) -> None:
+    with pytest.raises(InvalidRequest, match="one Host"):
+        encode(headers=headers)
+
+
+@pytest.mark.parametrize("target", [b"db:443", b"10.0.0.1:1", b"[::1]:5432", b"a_b.c:65535"])
+def test_a_tunnel(target: bytes) -> None:
+    encoded = encode_request(WireRequest(b"CONNECT", target, [HOST]))
+    assert encoded.head == b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert (encoded.tunnel, encoded.upgrade, encoded.expects) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "body"),
+    [
+        (b"/", [], None),
+        (b"db", [], None),
+        (b"db:", [], None),
+        (b"db:443/x", [], None),
+        (b"user@db:443", [], None),
+        (b"a:b:443", [], None),
+        (b"http://db:443", [], None),
+        (b"[::1]", [], None),
+        (b"db:443", [], b"x"),
+        (b"db:443", [], b""),
+        (b"db:443", [(b"Content-Length", b"0")], None),
+        (b"db:443", [(b"Transfer-Encoding", b"chunked")], [b"x"]),
+    ],
+)
+def test_what_could_not_become_a_tunnel(target: bytes, headers: Headers, body: object) -> None:
+    with pytest.raises(InvalidRequest):
+        encode(b"CONNECT", target, [HOST, *headers], body)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +99,10 @@ def test_the_callers_connection_close_is_seen(value: bytes, close: bool) -> None
         {"method": b"GE T"},
         {"method": b""},
         {"method": b"GET\r\n"},
-        {"method": b"CONNECT"},
+        {"target": b"/\xc3\xbc"},
+        {"headers": [(b"A", b"b\x1b[0m")]},
+        {"headers": [(b"A", b"b\x0bc")]},
+        {"headers": [(b"A", b"b\x7f")]},
         {"target": b""},
         {"target": b"/a b"},
         {"target": b"/a\r\nX: y"},
@@ -92,7 +128,8 @@ def test_the_callers_connection_close_is_seen(value: bytes, close: bool) -> None
 )
 def test_refused_before_a_byte_is_sent(bad: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        encode(**bad)  # type: ignore[arg-type]
+        encode(**{**bad, "headers": [HOST, *bad.get("headers", [])]})  # type: ignore
+    assert "one Host" not in str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert not caught.value.sent
 
@@ -101,12 +138,24 @@ def test_refused_before_a_byte_is_sent(bad: dict[str, object]) -> None:
 def test_no_header_ever_becomes_two(headers: Headers) -> None:
     """Whatever the bytes: the head has one line per header, or is refused."""
     try:
-        head = encode(headers=[(b"n" + n, b"v" + v) for n, v in headers])[0]
+        head = encode(headers=[HOST, *((b"n" + n, b"v" + v) for n, v in headers)])[0]
     except InvalidRequest:
         return
     lines = head.split(b"\r\n")
-    assert lines[1:-2] == [b"n" + n + b": v" + v for n, v in headers]
+    assert lines[2:-2] == [b"n" + n + b": v" + v for n, v in headers]
     assert lines[-2:] == [b"", b""]
+
+
+def test_a_chunk_size_counts_bytes_whatever_the_piece_is() -> None:
+    framing = BodyFraming(CHUNKED)
+    wide = memoryview(b"12345678").cast("I")
+    assert framing.frame(wide) == b"8\r\n12345678\r\n"  # type: ignore[arg-type]
+    assert framing.frame(bytearray(b"ab")) == b"2\r\nab\r\n"  # type: ignore[arg-type]
+    for piece in ("text", 5, [1, 2], None):
+        with pytest.raises(TypeError):
+            framing.frame(piece)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="longer"):
+        BodyFraming(2).frame(wide)  # type: ignore[arg-type]
 
 
 def test_whole_bodies() -> None:

@@ -16,16 +16,14 @@ from hypothesis import strategies as st
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import MAX_INTERIM
-from meshclient.transport.http2 import (
+from meshclient.transport.http2 import IDLE_FRAMES, IDLE_FRAMES_PER_S, Http2Core
+from meshclient.transport.http2_sending import (
     CONNECTION_WINDOW,
-    IDLE_FRAMES,
-    IDLE_FRAMES_PER_S,
     MAX_RESETS,
     MAX_STREAMS,
     STREAM_WINDOW,
-    Http2Core,
-    Stream,
 )
+from meshclient.transport.http2_stream import Stream
 from meshclient.transport.interface import InvalidRequest
 
 GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
@@ -398,3 +396,187 @@ def test_damaged_bytes_never_raise(junk: bytes, place: int, cut: int) -> None:
     assert set(touched) <= set(streams)
     if pair.core.broken is not None:
         assert all(s.complete or s.error is not None for s in streams)
+
+
+def _answered(*fields: tuple[bytes, bytes], flags: int = 4, **initial: int) -> tuple[Pair, Stream]:
+    """One stream, and a HEADERS frame for it that h2 would not send."""
+    pair = Pair(**initial)
+    stream = pair.open()
+    pair.raw(frame(1, Encoder().encode(list(fields)), stream.id, flags))
+    return pair, stream
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"server", b"x")],
+        [(b":status", b"99")],
+        [(b":status", b"2000")],
+        [(b":status", b"20x")],
+        [(b":status", b"101")],
+        [(b":status", b"200"), (b":status", b"200")],
+        [(b"a", b"b"), (b":status", b"200")],
+        [(b":status", b"200"), (b":path", b"/")],
+        [(b":status", b"200"), (b"Upper", b"x")],
+        [(b":status", b"200"), (b"connection", b"close")],
+        [(b":status", b"200"), (b"transfer-encoding", b"chunked")],
+        [(b":status", b"200"), (b"a", b"x\r\nset-cookie: y")],
+        [(b":status", b"200"), (b"content-length", b"1"), (b"content-length", b"2")],
+        [(b":status", b"200"), *[(b"a", b"%d" % n) for n in range(101)]],
+    ],
+)
+def test_a_malformed_response_ends_its_stream_only(fields: list[tuple[bytes, bytes]]) -> None:
+    pair, stream = _answered(*fields)
+    assert stream.error is not None
+    assert stream.error.reason is ResetReason.PROTOCOL_ERROR
+    assert not stream.complete
+    assert pair.core.broken is None
+    assert pair.core.streams == {}
+    assert frame(3, b"\0\0\0\1", stream.id) in pair.core.outgoing()
+
+
+@pytest.mark.parametrize(
+    ("fields", "flags"),
+    [
+        ([(b":status", b"200")], 5),
+        ([(b"grpc-status", b"0")], 4),
+        ([(b"a", b"b"), (b"Upper", b"x")], 5),
+    ],
+    ids=["pseudo header", "no end", "upper case"],
+)
+def test_malformed_trailers(fields: list[tuple[bytes, bytes]], flags: int) -> None:
+    pair, stream = _answered((b":status", b"200"))
+    pair.raw(frame(1, Encoder().encode(fields), stream.id, flags))
+    assert stream.error is not None
+    assert stream.trailers == []
+    assert pair.core.broken is None
+
+
+def test_a_body_before_its_head_ends_its_stream_only() -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.raw(frame(0, b"early", stream.id))
+    assert stream.error is not None
+    assert stream.take() == b""
+    assert pair.core.broken is None
+
+
+def test_an_interim_response_that_ends_the_stream_is_none() -> None:
+    _, stream = _answered((b":status", b"103"), flags=5)
+    assert stream.error is not None
+
+
+def test_padding_and_priority_are_skipped_and_padding_opens_the_window_again() -> None:
+    pair = Pair()
+    stream = pair.open()
+    block = Encoder().encode([(b":status", b"200")])
+    pair.raw(frame(1, b"\3" + bytes(5) + block + bytes(3), stream.id, 4 | 8 | 0x20))
+    before = stream.may_receive
+    for _ in range(STREAM_WINDOW // 2 // 256):
+        pair.raw(frame(0, b"\xff" + bytes(255), stream.id, 8))  # nothing but padding
+    assert stream.status == 200
+    assert stream.take() == b""
+    assert stream.may_receive == before
+    pair.raw(frame(0, b"\2dataxx", stream.id, 9))
+    assert (stream.take(), stream.complete) == (b"data", True)
+
+
+def test_header_lists_in_pieces() -> None:
+    pair = Pair()
+    stream = pair.open()
+    block = Encoder().encode([(b":status", b"200"), (b"a", b"b" * 100)])
+    pair.raw(frame(1, block[:3], stream.id, 1))
+    pair.raw(frame(9, block[3:50], stream.id) + frame(9, block[50:], stream.id, 4))
+    assert (stream.headers, stream.complete) == ([(b"a", b"b" * 100)], True)
+
+
+def test_a_request_head_of_any_size_reaches_the_server() -> None:
+    pair = Pair()
+    pair.server.decoder.max_header_list_size = 10**6
+    long = [(b"x-%d" % number, b"v" * 4000) for number in range(12)]
+    pair.open([*GET, *long])
+    heads = [e for e in pair.seen if isinstance(e, events.RequestReceived)]
+    assert list(heads[0].headers or [])[4:] == long
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(1, b"\x88", 1) + frame(0, b"x", 1),  # a header list that does not go on
+        frame(1, b"\x88", 1) + frame(9, b"", 3, 4),  # ... but on another stream
+        frame(9, b"\x88", 1, 4),  # CONTINUATION of nothing
+        frame(1, b"\xff", 1, 4),  # HPACK
+        frame(1, b"\x88", 2, 4),  # a stream of the server's
+        frame(0, b"\5abc", 1, 8),  # more padding than payload
+        frame(0, b"x", 0),
+        frame(3, bytes(4), 3),  # RST_STREAM of a stream that never was
+        frame(3, bytes(3), 1),
+        frame(8, b"\0\0\0\1", 3),
+        frame(8, b"\x7f\xff\xff\xff"),  # the connection's window beyond 2 GiB
+        frame(4, b"\0\2\0\0\0\1"),  # ENABLE_PUSH
+        frame(4, b"\0\5\0\0\0\1"),  # MAX_FRAME_SIZE too small
+        frame(4, b"x", 0, 1),
+        frame(4, b"", 1),
+        frame(6, bytes(8), 1),
+        frame(7, bytes(4)),
+        b"\0\x40\x01\0\0\0\0\0\1",  # a frame over 16 KiB, as soon as it is announced
+    ],
+)
+def test_more_violations_end_the_connection(data: bytes) -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.core.outgoing()
+    assert pair.raw(data) == [stream]
+    assert stream.error is not None
+    assert pair.core.broken is not None
+    assert pair.core.outgoing()[3] == 7  # GOAWAY
+
+
+def test_a_server_that_does_not_begin_with_settings_is_none() -> None:
+    core = Http2Core()
+    core.feed(frame(6, bytes(8)), 0.0)
+    assert core.broken is not None
+    assert not core.settled
+
+
+def test_more_data_than_the_window_allows_ends_the_connection() -> None:
+    pair, stream = _answered((b":status", b"200"))
+    for _ in range(STREAM_WINDOW // 16_384):
+        pair.raw(frame(0, bytes(16_384), stream.id))
+    assert pair.core.broken is None
+    pair.raw(frame(0, b"x", stream.id))
+    assert pair.core.broken is not None
+
+
+def test_what_was_whole_before_a_violation_is_an_answer() -> None:
+    pair = Pair()
+    whole, other = pair.open(), pair.open()
+    block = Encoder().encode([(b":status", b"204")])
+    touched = pair.raw(frame(1, block, whole.id, 5) + frame(5, b"", other.id))
+    assert set(touched) == {whole, other}
+    assert (whole.status, whole.complete, whole.error) == (204, True, None)
+    assert other.error is not None
+
+
+def test_window_updates_after_every_upload_are_no_flood() -> None:
+    """A server gives the windows back when nobody is sending any more."""
+    pair = Pair()
+    for _ in range(2 * IDLE_FRAMES):
+        stream = pair.open(POST, end=False)
+        pair.core.send(stream, b"body", True)
+        pair.talk()
+        pair.server.increment_flow_control_window(4)
+        pair.answer(stream)
+        pair.raw(frame(8, b"\0\0\0\4", stream.id))  # crossed with the end
+    assert pair.core.broken is None
+
+
+def test_a_smaller_initial_window_counts_for_streams_that_are_open() -> None:
+    pair = Pair(INITIAL_WINDOW_SIZE=100)
+    stream = pair.open(POST, end=False)
+    pair.core.send(stream, bytes(60), False)
+    pair.talk()
+    pair.raw(frame(4, b"\0\4\0\0\0\x32"))  # 50
+    assert pair.core.window(stream) == 0
+    pair.raw(frame(8, b"\0\0\0\x14", stream.id))
+    assert pair.core.window(stream) == 10

@@ -167,3 +167,23 @@ def test_targets_print_as_addresses() -> None:
     assert repr(Target("::1", 80)) == "<Target [::1]:80>"
     assert str(Target("unix:///run/x.sock", 0)) == "unix:///run/x.sock"
     assert Target("unix:///run/x.sock", 0).unix_path == "/run/x.sock"
+
+
+def test_losses_are_told_unless_the_pool_drains() -> None:
+    pool = pool_of(max_idle=5)
+    told: list[object] = []
+    pool.on_loss = told.append
+    a, b, _c = filled(pool, "a", "b", "c")
+    pool.discard(a)
+    pool.discard(a)
+    assert told == [pool]
+    pool.acquire(5.0)
+    pool.drain()
+    pool.discard(b)
+    assert told == [pool]
+
+
+def test_only_pools_that_want_it_have_spares() -> None:
+    assert pool_of().spares is None
+    assert pool_of(warm_up=1).spares is not None
+    assert pool_of(preconnect_ratio=1.1).spares is not None

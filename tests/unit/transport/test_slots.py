@@ -59,6 +59,22 @@ def test_slots_end_at_the_limit_and_pass_on_first_in_first_out() -> None:
     assert (slots.open, slots.waiting) == (2, 1)
 
 
+def test_a_spare_takes_only_what_nobody_wants() -> None:
+    """Not above the limit, not even as the first of its pool, and not past a queue."""
+    slots = slots_of(2)
+    assert slots.take_spare("a")
+    assert slots.take_spare("a")
+    assert not slots.take_spare("a")
+    assert not slots.take_spare("b")
+    (waiter,) = queue(slots, "a")
+    slots.give_back("a")
+    assert waiter.given == [None]
+    assert not slots.take_spare("a")
+    slots.give_back("a")
+    slots.give_back("a")
+    assert (slots.open, slots.waiting) == (0, 0)
+
+
 def test_a_pool_without_a_connection_may_always_open_one() -> None:
     slots = slots_of(1)
     assert slots.take(Request("a"))
