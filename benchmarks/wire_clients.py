@@ -124,7 +124,7 @@ async def async_mesh(task: Task) -> AsyncIterator[Call]:
 async def async_engine(task: Task) -> AsyncIterator[Call]:
     from meshclient.transport.async_engine import AsyncEngine
 
-    engine = AsyncEngine()
+    engine = AsyncEngine(max_idle=max(256, task.concurrency))
     target, make = _wire(task)
 
     async def call() -> int:

@@ -91,6 +91,7 @@ class ClusterState:
         "balancer",
         "by_address",
         "cluster",
+        "compared_by",
         "detector",
         "high",
         "lane",
@@ -109,6 +110,8 @@ class ClusterState:
         self._seed, self._locality = building.seed, building.locality
         self._urge, self._fail = building.urge, building.fail
         self._local: Sequence[EndpointState] | None = kept._local if kept else None
+        #: Zone-aware clusters that compare with this one's endpoints; set by the plane.
+        self.compared_by: Sequence[ClusterState] = ()
         old = kept.states if kept else ()
         self.states: tuple[EndpointState, ...] = settle_membership(
             old, carry_over(old, cluster, now), cluster
@@ -152,6 +155,8 @@ class ClusterState:
             if self.detector is not None:
                 self.detector.adopt(states, now)
         self.balancer = self._balance(now, self.balancer)
+        for other in self.compared_by:
+            other.refresh(now)
 
     def set_local(self, states: Sequence[EndpointState] | None, now: float) -> None:
         """The endpoints of the caller's own service, for zone-aware routing."""

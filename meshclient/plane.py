@@ -137,18 +137,22 @@ def _filters(tables: Mapping[int, RouteTable], previous: FilterStates | None) ->
 
 def _tell_local(clusters: Mapping[str, ClusterState], now: float) -> None:
     """Give zone-aware clusters the endpoints of the caller's own service."""
+    comparing: dict[int, list[ClusterState]] = {}
     for state in clusters.values():
         own = state.cluster.policy.topology.local_service
         if own:
-            state.set_local(_states_of(own, clusters), now)
+            local = _cluster_of(own, clusters)
+            state.set_local(None if local is None else local.states, now)
+            if local is not None and local is not state:
+                comparing.setdefault(id(local), []).append(state)
+    for state in clusters.values():
+        state.compared_by = comparing.get(id(state), ())
 
 
-def _states_of(
-    service: str, clusters: Mapping[str, ClusterState]
-) -> tuple[EndpointState, ...] | None:
+def _cluster_of(service: str, clusters: Mapping[str, ClusterState]) -> ClusterState | None:
     for state in clusters.values():
         if service in (state.cluster.name, state.cluster.service) and not state.cluster.subset:
-            return state.states
+            return state
     return None
 
 

@@ -10,7 +10,7 @@ from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.memory import WHOLE, Memory
 from meshclient.balancing.parts import Parts
 from meshclient.balancing.random_subset import random_subset
-from meshclient.balancing.slow_start import has_slow_start, note_first_health, slow_start_of
+from meshclient.balancing.slow_start import note_first_health, slow_start_of
 from meshclient.balancing.standing import Standing
 from meshclient.balancing.state import EndpointState
 from meshclient.balancing.subset import Subsets
@@ -44,9 +44,7 @@ def make_balancer(
     states = random_subset(everything, settings.subset_size, before.seed)
     if settings.policy == "client_side_weighted_round_robin":
         reweigh(states, settings.orca, now)
-    waiting: frozenset[EndpointState] = frozenset()
-    if has_slow_start(settings):
-        waiting = note_first_health(states, before.known, before.waiting, now)
+    waiting = note_first_health(settings, states, before.known, before.waiting, now)
     slow_start = slow_start_of(settings, states, now)
 
     def stand(members: Sequence[EndpointState]) -> Standing:
@@ -58,7 +56,7 @@ def make_balancer(
         balancer = Parts(standing, before, seed).balancer()
     else:
         balancer = _by_subsets(settings.subsets, standing, stand, before, seed, previous)
-    if balancer.memory is not None and has_slow_start(settings):
+    if waiting is not None and balancer.memory is not None:
         balancer.memory.known, balancer.memory.waiting = frozenset(states), waiting
     return balancer
 

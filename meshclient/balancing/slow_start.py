@@ -68,14 +68,19 @@ def slow_start_of(
 
 
 def note_first_health(
+    settings: LoadBalancing,
     states: Iterable[EndpointState],
     known: frozenset[EndpointState],
     waiting: frozenset[EndpointState],
     now: float,
-) -> frozenset[EndpointState]:
-    """The endpoints that were never healthy yet. Those of ``waiting`` that are now begin
-    their window at ``now``. ``known``: the endpoints of the version before. Control
-    thread only."""
+) -> frozenset[EndpointState] | None:
+    """The endpoints that were never healthy yet; None without slow start.
+
+    Those of ``waiting`` that are now begin their window at ``now``. ``known``: the
+    endpoints of the version before. Control thread only.
+    """
+    if not has_slow_start(settings):
+        return None
     still = set()
     for state in states:
         if not is_healthy(state):

@@ -175,6 +175,7 @@ class Topology:
     routing_enabled_percent: float = 100.0
     min_cluster_size: int = 6
     force_local_zone_min_size: int | None = None
+    #: What zone-aware routing compares: numbers of healthy endpoints, or their weights.
     locality_basis: Literal["healthy_hosts_num", "healthy_hosts_weight"] = "healthy_hosts_num"
     fail_traffic_on_panic: bool = False
     overprovisioning_factor: int = 140

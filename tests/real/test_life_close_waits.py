@@ -32,6 +32,7 @@ from meshclient.model.cluster import ConnectionOptions, Limits
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.async_engine import AsyncEngine
 from meshclient.transport.interface import Target, WireError, WireRequest
+from meshclient.transport.opening import Opening
 from meshclient.transport.proxy import Proxy
 from meshclient.transport.slots import ConnectionSlots
 from meshclient.transport.sync_engine import SyncEngine
@@ -395,3 +396,39 @@ def test_after_the_close_nothing_was_answered_twice() -> None:
         response = engine.send(plain(server.port), get())
         engine.close()
         assert response.content == b"here"
+
+
+def test_an_opening_that_is_cancelled() -> None:
+    """Before, while and after a thread waits on a socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        opening = Opening()
+        opening.holds(ours)
+        opening.holds(None)
+        opening.cancel()
+        theirs.send(b"x")
+        assert ours.recv(1) == b"x"  # it had let go of it
+        with pytest.raises(WireError, match="closed"):
+            opening.holds(ours)
+        opening.holds(None)
+        assert opening.cancelled
+        held = Opening()
+        held.holds(ours)
+        held.cancel()
+        assert ours.recv(1) == b""
+        held.cancel()
+
+
+def test_closing_again_changes_nothing() -> None:
+    async def run(engine: AsyncEngine) -> None:
+        with DeafListener() as server:
+            task = asyncio.create_task(engine.send(plain(server.port), get()))
+            await asyncio.sleep(0.02)
+            for _ in range(3):
+                engine.close()
+            with pytest.raises(WireError, match="closed"):
+                await task
+            with pytest.raises(WireError, match="closed"):
+                await engine.send(plain(server.port), get())
+
+    using("asyncio", run)
