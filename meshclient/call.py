@@ -28,6 +28,7 @@ from meshclient import errors
 from meshclient.attempt import Attempt
 from meshclient.balancing.session import STRICT_MISS
 from meshclient.call_record import CallRecord
+from meshclient.hedge import OUTLASTED, plan
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
 from meshclient.model.retry import RetryPolicy
@@ -43,11 +44,13 @@ from meshclient.resilience import (
     merge_timeouts,
     read_overrides,
 )
+from meshclient.resilience.hedging import merge_hedging
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
     from meshclient.balancing.session import Miss, SessionAffinity
     from meshclient.cluster_state import ClusterState, Lane
+    from meshclient.hedge import Hedge
     from meshclient.model.endpoint import Labels
     from meshclient.plane import Plane
     from meshclient.resilience.filter import Filter, Verdict
@@ -109,6 +112,7 @@ class Call(CallRecord):
         self._count_attempts = False
         self._extra_flags: tuple[str, ...] = ()
         self.hold: Verdict | None = None
+        self.hedge: Hedge | None = None
         self._entered: list[Filter] | None = None
         self._step = 0
         self._hash: HashKey | None = None
@@ -177,7 +181,7 @@ class Call(CallRecord):
         if verdict.why:
             self.notes = (*self.notes, verdict.why)
         if verdict.reply is not None:
-            self.reply = verdict.reply
+            self._answer(verdict.reply)
             self.leave(now)
             return False
         assert self._entered is not None
@@ -187,6 +191,18 @@ class Call(CallRecord):
             self.hold = verdict
             return False
         return True
+
+    def _answer(self, reply: LocalReply) -> None:
+        """A filter's reply. Where the call would have been forwarded, it gets the response
+        edits that an upstream's response gets; a redirect or direct response has none yet."""
+        route = self.route
+        assert route is not None
+        self.reply = reply
+        if type(route.route.action) is ForwardAction:
+            # Envoy has chosen the cluster by now, and its entry of the split has edits, too.
+            self.weighted = route.pick_cluster(self.head, self._random64)
+            self.reply = reply.copy()
+            route.edit_local_reply(self.reply, self.head, self.weighted)
 
     def resume(self, now: float, answer: Any = None) -> None:
         """The wait that ``hold`` asked for is over, or its question is answered.
@@ -239,9 +255,11 @@ class Call(CallRecord):
         """
         headers = self.head.headers
         overrides = read_overrides(headers)
+        hedging = action.hedging
         per_try_s = action.retry.per_try_timeout_s if action.retry is not None else None
         self.timeout_s, self.per_try_s = merge_timeouts(action.timeout_s, per_try_s, overrides)
         if overrides is not None:
+            hedging = merge_hedging(hedging, overrides.hedge_on_per_try_timeout)
             overrides.strip_timeouts(headers)
         if route.has_request_edits:
             route.edit_request(self.head, self.weighted)
@@ -251,6 +269,8 @@ class Call(CallRecord):
         if overrides is not None:
             self.policy = merge_policy(action.retry, overrides)
             overrides.strip(headers)
+        if hedging is not None or action.mirrors:
+            self.hedge = plan(self, action, hedging)
 
     def _pass_through(self) -> None:
         """A host that no policy knows: untouched, or refused."""
@@ -338,11 +358,11 @@ class Call(CallRecord):
             return state
         if self.attempts:
             policy = self.policy
-            if policy is not None and policy.previous_hosts:
+            apart = self.hedge is not None and self.hedge.elsewhere
+            if apart or (policy is not None and policy.previous_hosts):
                 tried = [attempt.state for attempt in self.attempts]
-                return cluster.balancer.pick_other(
-                    self._rand, tried, policy.host_attempts, now, self
-                )
+                picks = _HEDGE_PICKS if policy is None else policy.host_attempts
+                return cluster.balancer.pick_other(self._rand, tried, picks, now, self)
         elif cluster.session is not None:
             named = self._named_by_session(cluster, cluster.session)
             if named is not None:
@@ -383,7 +403,7 @@ class Call(CallRecord):
         """Time limits and the headers that differ from try to try."""
         if route.host_from_endpoint:
             self._take_host(attempt, route)
-        per_try_s = self.per_try_s
+        per_try_s = self.per_try_s if self.hedge is None else self.hedge.per_try_s
         timeout_s = self.timeout_s
         attempt.response_timeout_s = per_try_s
         if timeout_s is not None:
@@ -430,7 +450,7 @@ class Call(CallRecord):
 
         None: the call is over, with the response at hand or with ``error`` set.
         A number: drop what there is, wait that many seconds, then
-        :meth:`next_attempt`.
+        :meth:`next_attempt`; below 0, where there is a ``hedge``: other tries go on.
         """
         attempt.duration_s = now - attempt.started
         status = attempt.status = outcome.status
@@ -448,10 +468,17 @@ class Call(CallRecord):
                 attempt.on_close = self
             return None
         delay_s = None
-        if policy is not None and not self._over(attempt, outcome, now):
+        hedge = self.hedge
+        if (
+            policy is not None
+            and not self._over(attempt, outcome, now)
+            and (hedge is None or hedge.may_repeat(attempt))
+        ):
             delay_s = self._retry_delay(policy, outcome, now)
         attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
+            if hedge is not None and hedge.outlasts(attempt, outcome, now):
+                return OUTLASTED
             self._finish(attempt, outcome, now)
         else:
             attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
@@ -530,6 +557,9 @@ class Call(CallRecord):
             f"<Call {self._what()} cluster={self.cluster_name or '-'} tries={len(self.attempts)}>"
         )
 
+
+#: Picks to find another endpoint for a hedge where no policy says how many.
+_HEDGE_PICKS = 5
 
 #: A strategy on a route without a policy: it alone decides what is repeated.
 _STRATEGY_ONLY = RetryPolicy(frozenset(), num_retries=10)

@@ -93,5 +93,9 @@ class LocalReply:
         self.headers = headers
         self.body = body
 
+    def copy(self) -> LocalReply:
+        """One whose headers can be edited without changing this one's."""
+        return LocalReply(self.status, self.headers.copy(), self.body)
+
     def __repr__(self) -> str:
         return f"<LocalReply {self.status}>"

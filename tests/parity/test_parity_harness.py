@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from meshclient.model.hedging import Comparison, Hedging
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import ForwardAction, Mirror, WeightedCluster
 
@@ -104,7 +105,8 @@ def test_a_seed_is_a_run_and_case_names_are_unique(
 @pytest.mark.parametrize(
     "action",
     [
-        ForwardAction((WeightedCluster("a"),), mirrors=(Mirror("b"),)),
+        ForwardAction((WeightedCluster("a"),), mirrors=(Mirror("b", compare=Comparison()),)),
+        ForwardAction((WeightedCluster("a"),), hedging=Hedging(delay_s=1.0)),
         ForwardAction((WeightedCluster("a"),), include_attempt_count=True),
         ForwardAction(
             (WeightedCluster("a"),),

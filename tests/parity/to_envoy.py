@@ -9,10 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from meshclient.model.cluster import Cluster, Limits
-from meshclient.model.routes import RouteConfiguration
+from meshclient.model.routes import Fault, RouteConfiguration
 
 from .to_envoy_health import endpoint_health_json, health_json
-from .to_envoy_routes import Json, Untranslatable, seconds, table_json
+from .to_envoy_routes import (
+    FAULT_FILTER,
+    Json,
+    Untranslatable,
+    fault_json,
+    seconds,
+    table_json,
+)
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
 _BALANCERS = {
@@ -69,6 +76,7 @@ def _listener(index: int, table: RouteConfiguration) -> Json:
         "server_header_transformation": "PASS_THROUGH",
         "route_config": table_json(table),
         "http_filters": [
+            {"name": FAULT_FILTER, "typed_config": fault_json(Fault())},
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {

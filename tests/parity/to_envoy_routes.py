@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshclient.model.hedging import Hedging
 from meshclient.model.matching import (
     Fraction,
     HeaderMatch,
@@ -19,8 +20,10 @@ from meshclient.model.matching import (
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import (
     DirectResponse,
+    Fault,
     ForwardAction,
     HeaderOperations,
+    Mirror,
     PathRewrite,
     RedirectAction,
     Route,
@@ -46,6 +49,9 @@ _APPEND = {
     "overwrite_if_exists": "OVERWRITE_IF_EXISTS",
 }
 _DENOMINATORS = {100: "HUNDRED", 10_000: "TEN_THOUSAND", 1_000_000: "MILLION"}
+
+
+FAULT_FILTER = "envoy.filters.http.fault"
 
 
 class Untranslatable(ValueError):
@@ -92,7 +98,31 @@ def _route(route: Route) -> Json:
     else:
         out["direct_response"] = _direct(route.action)
     if route.fault is not None:
-        raise Untranslatable("injected faults are not generated")
+        out["typed_per_filter_config"] = {FAULT_FILTER: fault_json(route.fault)}
+    return out
+
+
+def fault_json(fault: Fault) -> Json:
+    """``HTTPFault``; empty where nothing is injected."""
+    out: Json = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "max_active_faults": min(fault.max_active, 2**32 - 1),
+    }
+    if fault.by_header or fault.delay_s is not None:
+        how: Json = {"header_delay": {}}
+        if not fault.by_header:
+            assert fault.delay_s is not None
+            how = {"fixed_delay": seconds(fault.delay_s)}
+        out["delay"] = {**how, "percentage": _percent(fault.delay_fraction)}
+    status: Json = {}
+    if fault.by_header:
+        status = {"header_abort": {}}
+    elif fault.abort_grpc_status is not None:
+        status = {"grpc_status": fault.abort_grpc_status}
+    elif fault.abort_status is not None:
+        status = {"http_status": fault.abort_status}
+    if status:
+        out["abort"] = {**status, "percentage": _percent(fault.abort_fraction)}
     return out
 
 
@@ -188,11 +218,31 @@ def _forward(action: ForwardAction) -> Json:
         out["idle_timeout"] = seconds(action.idle_timeout_s)
     if action.retry is not None:
         out["retry_policy"] = retry_json(action.retry)
-    if action.hash_policy or action.mirrors or action.hedge_delay_s is not None:
-        raise Untranslatable("hash policies, mirrors and hedging are not generated")
+    if action.mirrors:
+        out["request_mirror_policies"] = [_mirror(mirror) for mirror in action.mirrors]
+    if action.hedging is not None:
+        out["hedge_policy"] = _hedging(action.hedging)
+    if action.hash_policy:
+        raise Untranslatable("hash policies are not generated")
     if action.include_attempt_count:
         raise Untranslatable("Envoy counts attempts per virtual host")
     return out
+
+
+def _mirror(mirror: Mirror) -> Json:
+    if mirror.compare is not None:
+        raise Untranslatable("Envoy compares no answers")
+    return {
+        "cluster": mirror.cluster,
+        "runtime_fraction": {"default_value": _percent(mirror.fraction)},
+        "disable_shadow_host_suffix_append": not mirror.host_suffix,
+    }
+
+
+def _hedging(hedging: Hedging) -> Json:
+    if hedging.delay_s is not None:
+        raise Untranslatable("Envoy hedges at the per-try timeout only")
+    return {"hedge_on_per_try_timeout": hedging.on_per_try_timeout}
 
 
 def _targets(action: ForwardAction) -> Json:
