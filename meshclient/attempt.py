@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from meshclient.cluster_state import ClusterState, Lane
     from meshclient.model.cluster import ConnectionOptions
     from meshclient.model.endpoint import Endpoint
+    from meshclient.resilience.breaker import Breaker
 
 
 class Attempt:
@@ -38,6 +39,7 @@ class Attempt:
         "cluster_state",
         "deadline",
         "duration_s",
+        "gates",
         "headers",
         "kind",
         "lane",
@@ -74,6 +76,8 @@ class Attempt:
         self.by_caller = False
         self.by_idle = False
         self.on_close: CallRecord | None = None
+        #: Breakers that wait to be told how it ended.
+        self.gates: list[tuple[Breaker, int]] | None = None
         self._closed = False
 
     @property
@@ -104,6 +108,10 @@ class Attempt:
             requests = self.lane.requests
             if requests is not None:
                 requests.release()
+            if self.gates is not None:
+                for breaker, generation in self.gates:
+                    breaker.abandon(generation, now)
+                self.gates = None
             if self.on_close is not None:
                 self.on_close.leave(now)
 

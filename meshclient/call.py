@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from meshclient import errors
+from meshclient import errors, gates
 from meshclient.attempt import Attempt
 from meshclient.balancing.session import STRICT_MISS
 from meshclient.call_record import CallRecord
@@ -44,7 +44,9 @@ from meshclient.resilience import (
     merge_timeouts,
     read_overrides,
 )
+from meshclient.resilience.deadline import bound
 from meshclient.resilience.hedging import merge_hedging
+from meshclient.resilience.retry_layers import other_layer
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
     from meshclient.cluster_state import ClusterState, Lane
     from meshclient.hedge import Hedge
     from meshclient.model.endpoint import Labels
+    from meshclient.model.inbound import Inbound
     from meshclient.plane import Plane
+    from meshclient.resilience.breaker import Breaker
     from meshclient.resilience.filter import Filter, Verdict
     from meshclient.routing import CompiledRoute
     from meshclient.routing.hash_policy import HashKey
@@ -86,16 +90,23 @@ class Call(CallRecord):
         dry: bool = False,
         strategy: RetryStrategy | None = None,
         context: Mapping[str, Any] | None = None,
+        inbound: Inbound | None = None,
     ) -> None:
         self.plane = plane
         self.head = head
         self.host = head.authority
         self.replayable = replayable
         self.give_up_at = None if patience_s is None else now + patience_s
+        self.inbound = inbound
+        if inbound is not None:
+            self.give_up_by(inbound.deadline)
+            context = inbound.values if context is None else context
         self.attempts: list[Attempt] = []
         self.notes: tuple[str, ...] = ()
         self.reply: LocalReply | None = None
         self.error: errors.CallError | None = None
+        self.filter_headers = None
+        self.grpc_status = -1
         self.route: CompiledRoute | None = None
         self.cluster: ClusterState | None = None
         self.lane: Lane | None = None
@@ -120,6 +131,11 @@ class Call(CallRecord):
         self._asked: RequestHead | None = None
         self.context = context
         self._decide_route(strategies, dry)
+
+    def give_up_by(self, at: float | None) -> None:
+        """A further limit of the caller's own (monotonic seconds); the earliest holds."""
+        if at is not None and (self.give_up_at is None or at < self.give_up_at):
+            self.give_up_at = at
 
     # -- route ---------------------------------------------------------------
 
@@ -182,8 +198,13 @@ class Call(CallRecord):
             self.notes = (*self.notes, verdict.why)
         if verdict.reply is not None:
             self._answer(verdict.reply)
+            if self.filter_headers is not None and self.reply is not None:
+                self.reply.headers.edit((), self.filter_headers)
             self.leave(now)
             return False
+        if verdict.headers is not None:
+            added = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in verdict.headers]
+            self.filter_headers = [*(self.filter_headers or ()), *added]
         assert self._entered is not None
         if following not in self._entered:
             self._entered.append(following)
@@ -216,7 +237,7 @@ class Call(CallRecord):
         assert route is not None
         assert route.filters is not None
         if self.give_up_at is not None and now >= self.give_up_at:
-            self._fail(errors.DeadlineExceeded, "the caller's own time limit is spent")
+            self._fail(errors.DeadlineExceeded, self._spent())
             self.leave(now)
             return
         holding = route.filters[self._step - 1]
@@ -308,26 +329,34 @@ class Call(CallRecord):
         assert cluster is not None
         lane = self.lane
         assert lane is not None
-        tries = self.attempts
-        if tries:
+        tries, route = self.attempts, self.route
+        if tries or self.inbound is not None:
             self._check_time(now)
-        elif lane.limiter.counts_requests:
+        passed: list[tuple[Breaker, int]] | None = None
+        if cluster.breaker is not None or (route is not None and route.breaker is not None):
+            # Before all that counts: a refused call takes nothing from any limit or budget.
+            passed = self._enter_breakers(cluster, now)
+        if not tries and lane.limiter.counts_requests:
             lane.limiter.on_request(now)
         state = self._pick(cluster, now)
+        if state is not None and state.breaker is not None:
+            state, passed = self._enter_endpoint(cluster, state, passed, now)
         if state is None:
+            gates.give_back(passed or [], now)
             self.release_retry()
             self.error = self._no_endpoint(cluster)
             self.leave(now)
             raise self.error
         requests = lane.requests
         if requests is not None and not requests.acquire():
+            gates.give_back(passed or [], now)
             overflow = self._overflow(state, cluster, lane, now)
             self.leave(now)
             raise overflow
         state.acquire()
         attempt = Attempt(self.head.headers.raw, state, cluster, lane, len(tries) + 1, now)
+        attempt.gates = passed
         tries.append(attempt)
-        route = self.route
         if route is not None:
             self._prepare(attempt, route, now)
         if self.give_up_at is not None:
@@ -335,6 +364,10 @@ class Call(CallRecord):
             if attempt.response_timeout_s is None or left < attempt.response_timeout_s:
                 attempt.response_timeout_s = left if left > 0.0 else 0.0
                 attempt.by_caller = True
+        inbound = self.inbound
+        if inbound is not None and inbound.deadline is not None:
+            known = route is not None or self.plane.snapshot.propagation.unknown_hosts == "all"
+            bound(attempt, inbound, now, known)
         return attempt
 
     def _overflow(
@@ -350,6 +383,26 @@ class Call(CallRecord):
         self._finish(attempt, Outcome(reset=ResetReason.OVERFLOW, sent=False, error=cause), now)
         assert self.error is not None
         return self.error
+
+    def _enter_breakers(self, cluster: ClusterState, now: float) -> list[tuple[Breaker, int]]:
+        try:
+            return gates.enter(self, cluster, now)
+        except errors.CircuitOpen:
+            self.leave(now)
+            raise
+
+    def _enter_endpoint(
+        self,
+        cluster: ClusterState,
+        state: EndpointState,
+        passed: list[tuple[Breaker, int]] | None,
+        now: float,
+    ) -> tuple[EndpointState, list[tuple[Breaker, int]]]:
+        try:
+            return gates.enter_endpoint(self, cluster, state, passed, now)
+        except errors.CircuitOpen:
+            self.leave(now)
+            raise
 
     def _pick(self, cluster: ClusterState, now: float) -> EndpointState | None:
         head = self.head
@@ -438,7 +491,7 @@ class Call(CallRecord):
         if deadline is not None and now >= deadline:
             self._fail(errors.RouteTimeout, f"the route's timeout of {self.timeout_s:g} s is spent")
         elif self.give_up_at is not None and now >= self.give_up_at:
-            self._fail(errors.DeadlineExceeded, "the caller's own time limit is spent")
+            self._fail(errors.DeadlineExceeded, self._spent())
         if self.error is not None:
             self.leave(now)
             raise self.error
@@ -459,9 +512,14 @@ class Call(CallRecord):
         # The caller's own impatience says nothing of the endpoint; a sidecar sees it as cancelled.
         if observe is not None and (status or not self._caller_gave_up(attempt, outcome, now)):
             observe(attempt.state, outcome, attempt.started, now)
+        if attempt.gates is not None:
+            ignored = not status and self._caller_gave_up(attempt, outcome, now)
+            gates.tell(attempt, outcome, ignored, now)
         if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
             attempt.kind = classify(outcome, False)
-            attempt.outcome = "success" if status < 500 else "failed"
+            attempt.outcome = "success" if status < 500 else self._failed(outcome)
+            if attempt.lane.limiter.counts_answers:
+                attempt.lane.limiter.on_answer(now)
             if self._retry is not None:
                 self.release_retry()
             if self._entered is not None:
@@ -475,6 +533,8 @@ class Call(CallRecord):
             and (hedge is None or hedge.may_repeat(attempt))
         ):
             delay_s = self._retry_delay(policy, outcome, now)
+        elif attempt.lane.limiter.counts_answers:
+            attempt.lane.limiter.on_answer(now)
         attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
             if hedge is not None and hedge.outlasts(attempt, outcome, now):
@@ -507,11 +567,27 @@ class Call(CallRecord):
             unix_now = self._wall_clock()
         elapsed_s = now - self._started
         delay_s = retry.decide(outcome, lane.limiter, self._rand, now, elapsed_s, cluster, unix_now)
+        if delay_s is not None:
+            why = gates.closed_ahead(self, cluster, now + delay_s)
+            if why:
+                delay_s = None
+                self.notes = (*self.notes, why)
+                self._extra_flags = (*self._extra_flags, errors.CircuitOpen.flag)
+        if delay_s is None and not retry.flag and lane.limiter.counts_answers:
+            lane.limiter.on_answer(now)
         if retry.note:
             self.notes = (*self.notes, retry.note)
         if retry.flag:
             self._extra_flags = (*self._extra_flags, retry.flag)
+        if not cluster.retry_layer:
+            self._look_for_layers(cluster, outcome)
         return delay_s
+
+    def _look_for_layers(self, cluster: ClusterState, outcome: Outcome) -> None:
+        layer = other_layer(outcome, 0 if self.inbound is None else self.inbound.marks.attempt)
+        if layer:
+            self.notes = (*self.notes, f"another layer of retries: {layer}")
+            cluster.notice_layer(layer)
 
     def _within_deadline(self, delay_s: float, now: float) -> float | None:
         """A back-off that outlasts the time left ends as it would have ended, only sooner."""

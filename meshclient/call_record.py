@@ -13,10 +13,13 @@ from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, up
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.report import CallReport
 from meshclient.model.retry import IDEMPOTENT_METHODS
+from meshclient.resilience.retry_layers import repeated_in_vain
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
     from meshclient.cluster_state import ClusterState, Lane
+    from meshclient.hedge import Hedge
+    from meshclient.model.inbound import Inbound
     from meshclient.model.request import LocalReply, RequestHead
     from meshclient.model.retry import RetryPolicy
     from meshclient.model.routes import WeightedCluster
@@ -47,10 +50,14 @@ class CallRecord:
         "cluster",
         "context",
         "error",
+        "filter_headers",
         "give_up_at",
+        "grpc_status",
         "head",
+        "hedge",
         "hold",
         "host",
+        "inbound",
         "lane",
         "notes",
         "per_try_s",
@@ -74,6 +81,10 @@ class CallRecord:
     notes: tuple[str, ...]
     reply: LocalReply | None
     error: errors.CallError | None
+    #: What filters add to the response; None: nothing.
+    filter_headers: list[tuple[bytes, bytes]] | None
+    #: The status of the RPC; -1: none.
+    grpc_status: int
     route: CompiledRoute | None
     cluster: ClusterState | None
     lane: Lane | None
@@ -84,6 +95,8 @@ class CallRecord:
     per_try_s: float | None
     virtual_host_name: str
     hold: Verdict | None
+    inbound: Inbound | None
+    hedge: Hedge | None
     _started: float
     _rand: Callable[[], int]
     _random64: int
@@ -103,6 +116,9 @@ class CallRecord:
     def _finish(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """The last outcome: a response passes, whatever its status; a reset becomes an error."""
         self.release_retry()
+        self.grpc_status = outcome.grpc_status
+        if self.inbound is not None:
+            self._mark(self.inbound, outcome)
         if outcome.reset is None:
             attempt.outcome = "success" if outcome.status < 500 else "failed"
             return
@@ -111,6 +127,20 @@ class CallRecord:
         error = self._reset(kind, WORDS[kind], outcome)
         if not issubclass(kind, errors.CallTimeout):
             error.body = upstream_body(outcome.reset, len(self.attempts))
+
+    def _failed(self, outcome: Outcome) -> str:
+        """The word for a failing answer that no policy would repeat."""
+        if self.inbound is not None:
+            self._mark(self.inbound, outcome)
+        return "failed"
+
+    def _mark(self, inbound: Inbound, outcome: Outcome) -> None:
+        """Have the answer to the request being handled say that repeating it is in vain,
+        where this call was repeated already, here or further on, or a limit refused that."""
+        flag = "" if self._retry is None else self._retry.flag
+        failed = outcome.reset is not None or outcome.status >= 500 or outcome.grpc_status > 0
+        if flag or (failed and len(self.attempts) > 1) or repeated_in_vain(outcome):
+            inbound.marks.exhausted = self.cluster_name
 
     def may_resend(self) -> bool:
         """Whether the same try may go out again, after a kept-alive connection ended
@@ -148,6 +178,11 @@ class CallRecord:
         self.release_retry()
         attempt.end("disregarded", OutcomeKind.IGNORED)
 
+    def lost(self, attempt: Attempt, now: float) -> None:
+        """A try that is cancelled because another one answered: counted nowhere."""
+        attempt.duration_s = now - attempt.started
+        attempt.end("lost", OutcomeKind.IGNORED)
+
     def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
         """The error of a try whose connection cannot be secured as the policy
         says: final, nothing was sent, and the endpoint has no part in it."""
@@ -162,6 +197,8 @@ class CallRecord:
         attempt.outcome = outcome.reset.value
         attempt.cluster_state.observe_broken_body(attempt.state, outcome)
         kind = BODY_ERRORS.get(outcome.reset, errors.UpstreamReset)
+        if self._past_inbound_deadline(attempt, outcome):
+            kind = errors.DeadlineExceeded
         return self._reset(kind, "the response body broke off", outcome)
 
     def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
@@ -177,7 +214,27 @@ class CallRecord:
         # A timer may fire a little before its time: the clock alone does not tell.
         if attempt.by_caller and outcome.reset is ResetReason.PER_TRY_TIMEOUT:
             return True
+        if self._past_inbound_deadline(attempt, outcome):
+            return True
         return self.give_up_at is not None and now >= self.give_up_at
+
+    def _past_inbound_deadline(self, attempt: Attempt, outcome: Outcome) -> bool:
+        """Whether the limit that ended the try was the deadline of the request being handled."""
+        inbound = self.inbound
+        return (
+            inbound is not None
+            and inbound.deadline is not None
+            and outcome.reset is ResetReason.ROUTE_TIMEOUT
+            and attempt.deadline == inbound.deadline
+        )
+
+    def _spent(self) -> str:
+        """Whose time is over, in words."""
+        inbound = self.inbound
+        at = None if inbound is None else inbound.deadline
+        if at is not None and at == self.give_up_at:
+            return "the deadline of the request being handled has passed"
+        return "the caller's own time limit is spent"
 
     def _error_class(
         self, attempt: Attempt, outcome: Outcome, now: float
@@ -185,6 +242,8 @@ class CallRecord:
         reset = outcome.reset
         if reset is not ResetReason.PER_TRY_TIMEOUT:
             assert reset is not None
+            if self._past_inbound_deadline(attempt, outcome):
+                return errors.DeadlineExceeded
             return RESET_ERRORS.get(reset, errors.UpstreamReset)
         if self._caller_gave_up(attempt, outcome, now):
             return errors.DeadlineExceeded
@@ -196,6 +255,8 @@ class CallRecord:
     def _fail(self, kind: type[errors.CallError], why: str) -> errors.CallError:
         self.release_retry()
         tries = len(self.attempts)
+        if self.inbound is not None and (tries > 1 or kind.flag == "UO"):
+            self.inbound.marks.exhausted = self.cluster_name
         after = f" after {tries} tries" if tries > 1 else ""
         where = f" at {self.attempts[-1].endpoint}" if tries else ""
         self.error = error = kind(f"{self._what()}{where}{after}: {why}", self.report)
@@ -211,15 +272,17 @@ class CallRecord:
         entered, self._entered = self._entered, None
         if not entered:
             return
-        status = 0
+        status, grpc_status = 0, self.grpc_status
         if self.error is not None:
             status = self.error.status
         elif self.attempts:
             status = self.attempts[-1].status
         elif self.reply is not None:
             status = self.reply.status
+            code = self.reply.headers.get("grpc-status")
+            grpc_status = grpc_status if code is None else int(code)
         for left in reversed(entered):
-            left.leave(status, -1, self._started, now)
+            left.leave(status, grpc_status, self._started, now)
 
     def abandon(self, now: float) -> None:
         """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""

@@ -7,14 +7,15 @@ library; whatever takes time runs on the control thread, never in a call.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
 from meshclient.balancing.session import SessionAffinity, by_address
 from meshclient.model.cluster import Cluster, Limits
 from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality, OriginalDestination
-from meshclient.resilience import RequestLimit, RetryLimiter, request_limit
+from meshclient.model.events import RetryLayerFound
+from meshclient.resilience import RequestLimit, RetryLimiter, request_limit, retry_limiter
 from meshclient.resilience.health_membership import settle_membership, without_failed
 from meshclient.resilience.outlier import OutlierDetector
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from meshclient.balancing.base import OnOutcome
     from meshclient.model.events import Event
     from meshclient.model.outcome import Outcome
+    from meshclient.resilience.breaker import Breaker
 
 #: Endpoints remembered per pass-through cluster; idle ones make room for new ones.
 MAX_DIALLED_ENDPOINTS = 1024
@@ -36,7 +38,7 @@ class Building:
     response asks for being failed (:mod:`meshclient.health_checks`).
     """
 
-    __slots__ = ("fail", "locality", "now", "seed", "urge")
+    __slots__ = ("circuits", "fail", "locality", "now", "seed", "tell", "urge")
 
     def __init__(
         self,
@@ -45,7 +47,13 @@ class Building:
         locality: Locality = NO_LOCALITY,
         urge: Callable[[ClusterState], object] = id,
         fail: Callable[[ClusterState, EndpointState], object] = lambda _cluster, _state: None,
+        tell: Callable[[Event], object] = id,
+        circuits: Mapping[str, Any] | None = None,
     ) -> None:
+        #: Takes events of any thread, without blocking.
+        self.tell = tell
+        #: The caller's own pybreaker objects, by service or cluster.
+        self.circuits: Mapping[str, Any] = circuits or {}
         self.fail = fail
         self.seed = seed
         self.now = now
@@ -67,7 +75,7 @@ class Lane:
         self.limits = limits
         #: Whether its connections are other ones than those of the cluster's ordinary calls.
         self.apart = apart
-        self.limiter = RetryLimiter(limits)
+        self.limiter: RetryLimiter = retry_limiter(limits)
         self.requests: RequestLimit | None = request_limit(limits)
         self.shared: dict[str, Any] = {}
 
@@ -87,8 +95,10 @@ class ClusterState:
         "_local",
         "_locality",
         "_seed",
+        "_tell",
         "_urge",
         "balancer",
+        "breaker",
         "by_address",
         "cluster",
         "compared_by",
@@ -97,6 +107,7 @@ class ClusterState:
         "lane",
         "on_outcome",
         "refusal",
+        "retry_layer",
         "session",
         "shared",
         "states",
@@ -109,6 +120,9 @@ class ClusterState:
         now = building.now
         self._seed, self._locality = building.seed, building.locality
         self._urge, self._fail = building.urge, building.fail
+        self._tell = building.tell
+        #: What showed that somebody else repeats its requests, too; empty: nothing did.
+        self.retry_layer: str = previous.retry_layer if previous else ""
         self._local: Sequence[EndpointState] | None = kept._local if kept else None
         #: Zone-aware clusters that compare with this one's endpoints; set by the plane.
         self.compared_by: Sequence[ClusterState] = ()
@@ -127,6 +141,8 @@ class ClusterState:
         if self.detector is not None:
             self.detector.adopt(self.states, now)
         self.on_outcome: OnOutcome | None = None
+        #: The breaker of the cluster or its service; put here when the plane is built.
+        self.breaker: Breaker | None = kept.breaker if kept else None
         self.balancer: Balancer = self._balance(now, kept.balancer if kept else None)
         self.refusal = _refusal(cluster)
         session = cluster.policy.load_balancing.session
@@ -203,6 +219,12 @@ class ClusterState:
         detector = self.detector
         if detector is not None and detector.observe_broken_body(state, outcome):
             self._urge(self)
+
+    def notice_layer(self, evidence: str) -> None:
+        """Somebody else repeats requests to this cluster, too; told of once."""
+        if not self.retry_layer:
+            self.retry_layer = evidence
+            self._tell(RetryLayerFound(self.cluster.name, evidence))
 
     @property
     def active_requests(self) -> int:

@@ -36,6 +36,8 @@ def _row(state: ClusterState, candidate: Candidate, now: float) -> dict[str, Any
     }
     if isinstance(endpoint.load, Estimate):
         row["ewma_ms"] = round(endpoint.load.at(now) * 1000, 3)
+    if endpoint.breaker is not None:
+        row["breaker"] = endpoint.breaker.describe(now)
     if state.detector is not None:
         row["outlier"] = state.detector.describe(endpoint, now)
     return row
@@ -56,10 +58,26 @@ def endpoint_line(row: dict[str, Any]) -> str:
     if "ewma_ms" in row:
         parts.append(f"ewma {row['ewma_ms']:g} ms")
     parts += _ejection(row.get("outlier") or {})
+    if row.get("breaker", {}).get("state", "closed") != "closed":
+        parts.append(f"breaker {row['breaker']['state']}")
     parts.append(f"excluded: {row['excluded']}" if row["excluded"] else "candidate")
     if row["panic"]:
         parts.append("panic: health is ignored")
     return "  ".join((*parts, row["labels"])).rstrip()
+
+
+def breaker_line(shown: dict[str, Any]) -> str:
+    """A described breaker for people."""
+    parts = [f"breaker of {shown['breaker']}: {shown['state']}"]
+    if shown["isolated"]:
+        parts.append("by hand, until it is closed")
+    elif shown["state"] != "closed":
+        parts.append(f"since {shown['since_s']:.1f} s, for {shown['for_s']:.1f} s more")
+    elif shown["failures_in_a_row"]:
+        parts.append(f"{shown['failures_in_a_row']} failures in a row")
+    if shown.get("reason"):
+        parts.append(shown["reason"])
+    return "  ".join(parts)
 
 
 def _ejection(outlier: dict[str, Any]) -> list[str]:
@@ -68,4 +86,4 @@ def _ejection(outlier: dict[str, Any]) -> list[str]:
     return [f"ejected for {outlier.get('for_s', 0.0):.1f} s more"]
 
 
-__all__ = ["endpoint_line", "endpoint_rows"]
+__all__ = ["breaker_line", "endpoint_line", "endpoint_rows"]

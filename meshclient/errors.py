@@ -14,6 +14,7 @@
           ├── UnknownCluster         NC   the route names a cluster that is not there
           ├── NoHealthyEndpoint      UH
           ├── Overflow               UO   a limit is reached
+          │    └── CircuitOpen       UO   a circuit breaker is open
           ├── ConnectFailed          UF
           │    └── ConnectTimeout    UF
           ├── UpstreamReset          UC / UR
@@ -123,6 +124,17 @@ class Overflow(CallError):
     """A limit of the cluster is reached; nothing was sent."""
 
     flag = "UO"
+
+
+class CircuitOpen(Overflow):
+    """A circuit breaker lets no call pass at this time; nothing was sent.
+
+    ``breaker`` says which one; ``retry_after_s`` is how long it stays open by itself, in
+    seconds, None where only a hand closes it.
+    """
+
+    breaker = ""
+    retry_after_s: float | None = None
 
 
 class ConnectFailed(CallError):

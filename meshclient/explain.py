@@ -11,7 +11,7 @@ from typing import Any
 
 from meshclient.call import Call
 from meshclient.cluster_state import ClusterState
-from meshclient.endpoint_view import endpoint_line, endpoint_rows
+from meshclient.endpoint_view import breaker_line, endpoint_line, endpoint_rows
 from meshclient.model.cluster import Cluster
 from meshclient.model.load_balancing import HASH_POLICIES
 from meshclient.model.request import RequestHead
@@ -82,6 +82,8 @@ def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
     if cluster["problem"]:
         lines.append(f"  {cluster['problem']}")
     lines += [f"  tls {name}: {text}" for name, text in _tls_lines(cluster.get("tls", {}))]
+    if cluster.get("breaker"):
+        lines.append(f"  {breaker_line(cluster['breaker'])}")
     lines += [f"  {endpoint_line(row)}" for row in cluster["candidates"]]
     if cluster.get("pick"):
         lines.append(f"  {cluster['pick']}")
@@ -114,8 +116,10 @@ def explain(plane: Plane, head: RequestHead, random64: int = 0, now: float = 0.0
         result.verdict = "no route of this host matches: 404 (NR)"
         return result
     _note_documents(result, host, call.route.route)
+    if call.route.breaker is not None:
+        result.filters.append(breaker_line(call.route.breaker.describe(now)))
     if call.route.filters is not None:
-        result.filters = [str(one) for one in call.route.filters]
+        result.filters += [str(one) for one in call.route.filters]
     _explain_action(result, plane, call, head, now)
     return result
 
@@ -298,6 +302,8 @@ def _describe_cluster(
     result.not_honoured += [_note(d) for d in cluster.not_honoured]
     row["load_balancing"] = cluster.policy.load_balancing.policy
     row["candidates"] = endpoint_rows(state, now)
+    if state.breaker is not None:
+        row["breaker"] = state.breaker.describe(now)
     row["problem"] = _problem(state, cluster, row["candidates"])
     return row
 

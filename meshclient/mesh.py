@@ -22,12 +22,15 @@ from meshclient.model.request import head_of
 from meshclient.model.snapshot import MeshConfig, Node, OutboundMode, Snapshot
 from meshclient.model.source import Diagnostic
 from meshclient.plane import PASSTHROUGH, Plane, build_plane, forked_plane
+from meshclient.shared_breakers import SharedBreakers
 from meshclient.upkeep import Upkeep
 
 if TYPE_CHECKING:
     import httpx
+    import pybreaker
 
     from meshclient.balancing import EndpointState
+    from meshclient.breaker_handle import BreakerHandle
     from meshclient.clients.decorator import CallPolicy
     from meshclient.explain import Explanation
     from meshclient.model.events import Event
@@ -67,6 +70,7 @@ class Mesh:
         watch: Iterable[str | os.PathLike[str]] = (),
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
         clock: Callable[[], float] = time.monotonic,
         rand: Callable[[], int] = _random64,
@@ -81,6 +85,7 @@ class Mesh:
         if local_replies not in ("raise", "respond"):
             raise ValueError(f'local_replies is "raise" or "respond", not {local_replies!r}')
         strategies = _checked(retry_strategies)
+        self._circuits = _checked_circuits(breakers)
         self._engines = Engines(engine)
         self._plane: Plane  # the last one built; set by the controller through _build
         self._clock = clock
@@ -93,11 +98,13 @@ class Mesh:
             on_failed=self._let_go,
             on_warm=lambda: self._controller.check_ready(),
         )
+        self._shared_breakers = SharedBreakers(lambda: self._plane, clock, time.time, self._emit)
         self._controller: Controller[Plane] = Controller(
             load,
             self._build,
             watch=tuple(os.fspath(path) for path in watch) or None,
-            background=(self._upkeep, self._checks),
+            background=(self._upkeep, self._checks, self._shared_breakers),
+            begin=False,
         )
         self._publisher = self._controller.publisher
         self._runtime = Runtime(
@@ -107,7 +114,10 @@ class Mesh:
             respond=local_replies == "respond",
             strategies=strategies,
         )
+        self._runtime.emit = self._emit
+        self._runtime.engines = self._engines
         after_fork.register(self)
+        self._controller.begin()
 
     # -- construction --------------------------------------------------------
 
@@ -122,6 +132,7 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
         watch: bool = True,
     ) -> Self:
@@ -132,7 +143,8 @@ class Mesh:
         ``node`` says of it; so does ``workload_certificates``, the folder with the
         certificates for ISTIO_MUTUAL. ``outbound`` overrides what the files say.
         ``local_replies``: ``"raise"`` (default) or ``"respond"``.
-        ``retry_strategies``: by the name of the virtual host. ``engine``:
+        ``retry_strategies``: by the name of the virtual host. ``breakers``: pybreaker
+        objects of your own, by the name of the service (or cluster). ``engine``:
         ``"meshclient"`` (default), ``"httpcore"`` or ``"httpx"``. ``watch=False``
         reads once.
 
@@ -154,6 +166,7 @@ class Mesh:
             watch=texts if watch else (),
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            breakers=breakers,
             engine=engine,
         )
 
@@ -169,6 +182,7 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
     ) -> Self:
         """A mesh from parsed documents, for tests and notebooks. See :meth:`from_file`."""
@@ -182,7 +196,11 @@ class Mesh:
 
         config = as_caller(load, labels, locality, workload_certificates)()
         return cls.from_config(
-            config, local_replies=local_replies, retry_strategies=retry_strategies, engine=engine
+            config,
+            local_replies=local_replies,
+            retry_strategies=retry_strategies,
+            breakers=breakers,
+            engine=engine,
         )
 
     @classmethod
@@ -192,6 +210,7 @@ class Mesh:
         *,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
     ) -> Self:
         """A mesh from model values; for programs that make their own policy."""
@@ -199,6 +218,7 @@ class Mesh:
             lambda: config,
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            breakers=breakers,
             engine=engine,
         )
 
@@ -245,13 +265,13 @@ class Mesh:
         Calls in flight on other threads end with an error; new ones raise
         :class:`~meshclient.errors.ClosedError`.
         """
-        self._runtime.closed = True
+        self._runtime.stop()
         self._controller.close()
         self._engines.close()
 
     async def aclose(self) -> None:
         """:meth:`close` for asyncio; the event loop is not blocked by the joining."""
-        self._runtime.closed = True
+        self._runtime.stop()
         await self._engines.aclose()
         await self._controller.aclose()
 
@@ -379,6 +399,23 @@ class Mesh:
         """
         return self._controller.subscribe(callback)
 
+    def breaker(self, name: str) -> BreakerHandle:
+        """The circuit breakers of a service (or cluster), to look at and to work by hand.
+
+        Raises ValueError for a name that has none.
+        """
+        from meshclient.breaker_handle import BreakerHandle
+
+        handle = BreakerHandle(
+            name, lambda: self._publisher.plane.breakers, self._runtime.clock, self.subscribe
+        )
+        if not self._publisher.plane.breakers.of(name):
+            known = sorted({one.scope.service for one in self._publisher.plane.breakers.all()})
+            raise ValueError(
+                f"{name!r} has no circuit breaker; there are those of: {', '.join(known) or 'none'}"
+            )
+        return handle
+
     def explain(
         self,
         method: str,
@@ -401,10 +438,13 @@ class Mesh:
         ``version`` of the snapshot; ``clusters`` with the requests in flight per endpoint;
         ``endpoints`` with health, weights, loads, latency and ejections of each; ``health``
         with Envoy's counters of outlier detection and active checks per cluster;
-        ``pools`` of the engines. The hosts that no policy knows are under
+        ``mirrors`` with the copies under way and counted, per mirror's cluster;
+        ``circuit_breakers`` with what the limits of each cluster and priority have in use, and
+        Envoy's gauges; ``breakers`` with state and counts of each; ``pools`` of the engines. The hosts that no policy knows are under
         ``PassthroughCluster``.
         """
         from meshclient.endpoint_view import endpoint_rows
+        from meshclient.limits_view import limit_rows
 
         plane, now = self._publisher.plane, self._runtime.clock()
         states = {**plane.clusters, PASSTHROUGH: plane.passthrough}
@@ -421,6 +461,9 @@ class Mesh:
                 "outlier_detection": {name: d.stats for name, d in detectors.items()},
                 "health_check": self._checks.stats(),
             },
+            "mirrors": self._runtime.describe(),
+            "circuit_breakers": limit_rows(plane.clusters),
+            "breakers": [one.describe(now) for one in plane.breakers.all()],
             "pools": self._engines.stats(),
         }
 
@@ -455,7 +498,15 @@ class Mesh:
     def _building(self, snapshot: Snapshot) -> Building:
         locality = snapshot.node.locality
         fail = self._checks.on_passive_failure
-        return Building(_random64, self._clock(), locality, self._upkeep.urge, fail)
+        return Building(
+            _random64,
+            self._clock(),
+            locality,
+            self._upkeep.urge,
+            fail,
+            self._emit,
+            self._circuits,
+        )
 
     def _let_go(self, cluster: ClusterState, state: EndpointState) -> None:
         """An endpoint failed its checks: its idle connections are not worth keeping."""
@@ -477,8 +528,10 @@ class Mesh:
     def after_fork_in_child(self) -> None:
         """The parent's locks, connections and in-flight counts are not ours."""
         self._engines.after_fork_in_child()
+        self._runtime.forget()
         self._upkeep.after_fork_in_child()
         self._checks.after_fork_in_child()
+        self._shared_breakers.after_fork_in_child()
         building = self._building(self._plane.snapshot)
         self._plane = forked_plane(self._plane, _random64, building=building)
         self._publisher.replace_in_child(self._plane)
@@ -495,6 +548,25 @@ def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryS
                 f"not {name!r} to {strategy!r}"
             )
     return dict(strategies or {})
+
+
+def _checked_circuits(
+    breakers: Mapping[str, pybreaker.CircuitBreaker] | None,
+) -> dict[str, pybreaker.CircuitBreaker]:
+    """One object for one name: two services must not count each other's failures."""
+    if not breakers:
+        return {}
+    import pybreaker
+
+    for name, circuit in breakers.items():
+        if not isinstance(name, str) or not isinstance(circuit, pybreaker.CircuitBreaker):
+            raise TypeError(
+                "breakers maps names of services or clusters to pybreaker.CircuitBreaker "
+                f"objects, not {name!r} to {circuit!r}"
+            )
+    if len({id(circuit) for circuit in breakers.values()}) < len(breakers):
+        raise ValueError("breakers: one object stands for two names; give each its own")
+    return dict(breakers)
 
 
 def _no_environment() -> Diagnostic:

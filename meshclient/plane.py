@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from meshclient.balancing import EndpointState
+from meshclient.breakers import BreakerStates
 from meshclient.cluster_state import Building, ClusterState, DialledClusterState
 from meshclient.filters import FilterStates
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import OriginalDestination
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.snapshot import ANY_PORT, Snapshot
+from meshclient.resilience import RetryLimiter, ServiceBudget, shared_as
 from meshclient.routing import CompiledHost, RouteTable
 
 #: Name of the cluster of hosts that no policy knows, as Istio calls it.
@@ -27,6 +28,8 @@ class Plane:
 
     __slots__ = (
         "any_port",
+        "breakers",
+        "budgets",
         "clusters",
         "filters",
         "passthrough",
@@ -49,6 +52,10 @@ class Plane:
         self.clusters = clusters
         self.passthrough = passthrough
         self.filters = filters
+        #: The circuit breakers of clusters, endpoints and routes; set when it is built.
+        self.breakers = BreakerStates()
+        #: The retry budgets that clusters of a service share; set when it is built.
+        self.budgets: dict[ServiceBudget, RetryLimiter] = {}
         #: The caller's own address, for routes that hash it; put here by the mesh.
         self.source_ip = ""
 
@@ -105,7 +112,10 @@ def build_plane(
     _tell_local(clusters, building.now)
     passthrough = previous.passthrough if previous else _passthrough(building)
     filters = _filters(tables, previous.filters if previous else None)
-    return Plane(snapshot, tables, clusters, passthrough, filters)
+    plane = Plane(snapshot, tables, clusters, passthrough, filters)
+    plane.budgets = _share_budgets(clusters, previous.budgets if previous else {})
+    plane.breakers = _breakers(plane, building, previous.breakers if previous else None)
+    return plane
 
 
 def forked_plane(
@@ -124,7 +134,33 @@ def forked_plane(
     filters = _filters(plane.tables, None)
     child = Plane(plane.snapshot, plane.tables, clusters, _passthrough(building), filters)
     child.source_ip = plane.source_ip
+    child.budgets = _share_budgets(clusters, {})
+    child.breakers = _breakers(child, building, None)
     return child
+
+
+def _share_budgets(
+    clusters: Mapping[str, ClusterState], old: Mapping[ServiceBudget, RetryLimiter]
+) -> dict[ServiceBudget, RetryLimiter]:
+    """Give the clusters of each service the one limiter of its budget, where it has such one."""
+    found: dict[ServiceBudget, RetryLimiter] = {}
+    for state in clusters.values():
+        cluster = state.cluster
+        for lane in (state.lane, state.high):
+            key = shared_as(cluster.service or cluster.name, cluster.port, lane.limits)
+            if key is not None:
+                lane.limiter = found.setdefault(key, old.get(key, lane.limiter))
+    return found
+
+
+def _breakers(plane: Plane, building: Building, previous: BreakerStates | None) -> BreakerStates:
+    breakers = BreakerStates(previous, building.tell, building.circuits)
+    for state in plane.clusters.values():
+        breakers.attach(state)
+    for table in plane.tables.values():
+        breakers.install(table)
+    breakers.seal()
+    return breakers
 
 
 def _filters(tables: Mapping[int, RouteTable], previous: FilterStates | None) -> FilterStates:

@@ -25,6 +25,7 @@ class EndpointState:
     """
 
     __slots__ = (
+        "breaker",
         "cluster",
         "endpoint",
         "flags",
@@ -55,6 +56,8 @@ class EndpointState:
         self.outlier: Any = None
         #: What the balancing policy measures here (a latency, a reported load).
         self.load: Any = None
+        #: The circuit breaker of this endpoint alone; None without one.
+        self.breaker: Any = None
         #: What a driver keeps here to reach the endpoint; never looked at here.
         self.wire: Any = None
 

@@ -19,6 +19,7 @@ from meshclient.clients.any_loop import Expired, bounded, sleep_here
 from meshclient.clients.function_outcome import Classifier, Classify
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import RequestHead, head_of
+from meshclient.telemetry.propagation import current
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
@@ -146,8 +147,12 @@ class CallPolicy:
         outcome: Outcome | None
         try:
             while call.hold is not None:
-                self._sleep(_left(call.hold.wait_s, call, clock()))
-                call.resume(clock())
+                answer = None
+                if call.hold.ask is None:
+                    self._sleep(_left(call.hold.wait_s, call, clock()))
+                else:
+                    answer = self._runtime.ask(call)
+                call.resume(clock(), answer)
             self._check_reply(call)
             while True:
                 attempt = _next(call, clock(), error)
@@ -174,8 +179,12 @@ class CallPolicy:
         outcome: Outcome | None
         try:
             while call.hold is not None:
-                await self._async_sleep(_left(call.hold.wait_s, call, clock()))
-                call.resume(clock())
+                answer = None
+                if call.hold.ask is None:
+                    await self._async_sleep(_left(call.hold.wait_s, call, clock()))
+                else:
+                    answer = await self._runtime.ask_async(call)
+                call.resume(clock(), answer)
             self._check_reply(call)
             while True:
                 attempt = _next(call, clock(), error)
@@ -220,6 +229,7 @@ class CallPolicy:
             strategies=runtime.strategies,
             wall_clock=runtime.wall_clock,
             strategy=options.strategy,
+            inbound=current(),
         )
 
     def _check_reply(self, call: Call) -> None:

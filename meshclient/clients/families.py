@@ -83,6 +83,8 @@ class Family:
             )
         made: Any = cls(str(error), error.report, request)
         made.status, made.body, made.flag = error.status, error.body, error.flag
+        if isinstance(error, errors.CircuitOpen):
+            made.breaker, made.retry_after_s = error.breaker, error.retry_after_s
         made.__cause__ = error.__cause__
         return made  # type: ignore[no-any-return]
 

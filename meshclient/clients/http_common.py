@@ -13,6 +13,8 @@ from meshclient.clients.warming import ClusterNeighbours
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
+from meshclient.telemetry.propagation import outgoing, withhold
+from meshclient.transport.endpoint_slots import counts_for, counts_of
 from meshclient.transport.interface import Protocol, Target, WireError, WireRequest
 from meshclient.transport.proxy import Proxy, parse_proxy
 from meshclient.transport.slots import ConnectionSlots, slots_for
@@ -119,16 +121,24 @@ def _can_seek(file: Any) -> bool:
 
 
 def new_call(runtime: Runtime, request: Any, replayable: bool, now: float) -> Call:
-    """The decision core's side of one request. Raises ClosedError."""
-    return Call(
-        runtime.current(),
-        request_head(request),
+    """The decision core's side of one request, with what it carries on. Raises ClosedError."""
+    plane = runtime.current()
+    head = request_head(request)
+    given = head.headers
+    inbound = outgoing(head)
+    call = Call(
+        plane,
+        head,
         now,
         runtime.rand,
         replayable,
         strategies=runtime.strategies,
         wall_clock=runtime.wall_clock,
+        inbound=inbound,
     )
+    if head.headers is not given and not call.virtual_host_name:
+        withhold(head, given.raw, plane.snapshot.propagation.unknown_hosts)
+    return call
 
 
 def caller_timeouts(request: Any, call: Call, unstated_yields: bool) -> Mapping[str, float | None]:
@@ -155,8 +165,9 @@ def held_until(request: Any, call: Call, unstated_yields: bool, now: float) -> f
     assert call.route is not None
     has_own = call.route.forward.timeout_s is not None
     if stated is None or (unstated_yields and has_own and timeouts == UNSTATED_TIMEOUT):
-        return None
-    return now + stated
+        return call.give_up_at
+    until = now + stated
+    return until if call.give_up_at is None else min(until, call.give_up_at)
 
 
 def left_of(wait_s: float, call: Call, now: float) -> float:
@@ -224,6 +235,8 @@ def wire_response(
     if added is not None:
         names = {name for name, _ in added} - {b"set-cookie"}
         headers = [pair for pair in headers if pair[0].lower() not in names] + added
+    if call.filter_headers is not None:
+        headers = [*headers, *call.filter_headers]
     return family.response(
         wire.status,
         headers=headers,
@@ -271,6 +284,8 @@ def reply_to(error: errors.CallError, call: Call) -> LocalReply:
     reply = LocalReply(error.status, headers, body)
     if call.route is not None:
         call.route.edit_local_reply(reply, call.head, call.weighted)
+    if call.filter_headers is not None:
+        reply.headers.edit((), call.filter_headers)
     return reply
 
 
@@ -395,9 +410,12 @@ def _proxy_to(peer: Endpoint, proxy: str) -> Proxy | None:
 
 def _connection_slots(cluster: ClusterState) -> ConnectionSlots | None:
     """One object per cluster and process, whichever thread asks first."""
-    limits = cluster.lane.limits
-    made: ConnectionSlots | None = cluster.shared.setdefault("connections", slots_for(limits))
-    return made
+    found: ConnectionSlots | None = cluster.shared.get("connections")
+    if found is None:
+        limits = cluster.lane.limits
+        made = slots_for(limits, counts_for(limits, cluster.high.limits))
+        found = cluster.shared.setdefault("connections", made)
+    return found
 
 
 def _on_high_lane(target: Target, lane: Lane) -> Target:
@@ -406,7 +424,8 @@ def _on_high_lane(target: Target, lane: Lane) -> Target:
     found = targets.get(target)
     # Another object means another answer of the name's DNS.
     if found is None or found.more_addresses is not target.more_addresses:
-        slots = lane.shared.setdefault("connections", slots_for(lane.limits))
+        counts = counts_of(target.connections)
+        slots = lane.shared.setdefault("connections", slots_for(lane.limits, counts))
         if len(targets) >= _MAX_TLS_TARGETS:
             targets.clear()
         found = targets[target] = target.counted_by(slots)

@@ -65,9 +65,10 @@ class MeshTransport:
         timeouts = common.caller_timeouts(request, call, self._unstated_yields)
         patience_s = timeouts.get("read")
         if patience_s is not None:
-            call.give_up_at = started + patience_s
+            call.give_up_by(started + patience_s)
         try:
-            attempt, wire = self._run(call, request, body, timeouts, now)
+            run = self._run if call.hedge is None else self._run_hedged
+            attempt, wire = run(call, request, body, timeouts, now)
         except errors.CallError as error:
             return common.failed(runtime, family, request, call, error)
         except BaseException:
@@ -81,10 +82,14 @@ class MeshTransport:
         call.give_up_at = common.held_until(request, call, self._unstated_yields, now)
         try:
             while call.hold is not None:
-                self._sleep(common.left_of(call.hold.wait_s, call, now))
+                answer = None
+                if call.hold.ask is None:
+                    self._sleep(common.left_of(call.hold.wait_s, call, now))
+                else:
+                    answer = self._runtime.ask(call)
                 self._runtime.current()  # raises once the mesh is closed
                 now = clock()
-                call.resume(now)
+                call.resume(now, answer)
         except BaseException:
             call.abandon(clock())
             raise
@@ -125,6 +130,14 @@ class MeshTransport:
             if delay_s > 0.0:
                 self._sleep(delay_s)
             now = clock()
+
+    def _run_hedged(
+        self, call: Call, request: Any, body: Any, timeouts: Any, now: float
+    ) -> tuple[Attempt, SyncWireResponse]:
+        """:meth:`_run` for a call that may have several tries at once, or copies."""
+        from meshclient.clients.hedged_sync import run_hedged
+
+        return run_hedged(self, call, request, body, timeouts, now)
 
     def _response(
         self, family: Family, request: Any, call: Call, attempt: Attempt, wire: SyncWireResponse

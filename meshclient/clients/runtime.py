@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meshclient import errors
 from meshclient.clients.any_loop import sleep_here
 
 if TYPE_CHECKING:
+    from meshclient.call import Call
+    from meshclient.clients.factory import Engines
+    from meshclient.clients.helper_threads import HelperThreads
+    from meshclient.clients.mirroring import Copies, Mirroring
+    from meshclient.clients.http_common import Targets
+    from meshclient.hedge import Hedge
+    from meshclient.model.events import Event
     from meshclient.plane import Plane
     from meshclient.resilience import RetryStrategy
+    from meshclient.resilience.question import GrpcAnswer
 
+
+#: Threads that a mesh has at most for the tries of hedged blocking calls.
+MAX_HELPERS = 64
 
 #: Seconds that a wait of a driver may go on after the mesh was closed.
 NAP_S = 0.25
@@ -22,10 +34,28 @@ class Runtime:
     """Handed to the transports by the mesh. ``source`` has the current ``plane``.
 
     ``clock`` gives monotonic seconds, ``rand`` fresh unsigned 64-bit numbers;
-    both are replaced in tests. ``respond``: local failures become responses.
+    both are replaced in tests. ``respond``: local failures become responses. ``emit``
+    delivers an event.
     """
 
-    __slots__ = ("clock", "closed", "rand", "respond", "source", "strategies", "wall_clock")
+    __slots__ = (
+        "_helpers",
+        "_lock",
+        "_mirroring",
+        "asked_targets",
+        "clock",
+        "closed",
+        "emit",
+        "engines",
+        "rand",
+        "respond",
+        "source",
+        "strategies",
+        "wall_clock",
+    )
+
+    _helpers: HelperThreads | None
+    _mirroring: Mirroring | None
 
     def __init__(
         self,
@@ -43,12 +73,72 @@ class Runtime:
         self.strategies = strategies or None
         self.wall_clock = wall_clock
         self.closed = False
+        self.emit: Callable[[Event], object] = id
+        #: What carries the questions of filters; None: nothing does.
+        self.engines: Engines | None = None
+        self.asked_targets: Targets | None = None
+        self.forget()
 
     def current(self) -> Plane:
         """The plane for a new call. Raises :class:`~meshclient.errors.ClosedError`."""
         if self.closed:
             raise errors.ClosedError("the mesh is closed; make a new one")
         return self.source.plane
+
+    @property
+    def helpers(self) -> HelperThreads:
+        """The threads of hedged blocking calls; made when first wanted."""
+        if self._helpers is None:
+            from meshclient.clients.helper_threads import HelperThreads
+
+            with self._lock:
+                self._helpers = self._helpers or HelperThreads("meshclient hedge", MAX_HELPERS)
+        return self._helpers
+
+    @property
+    def mirroring(self) -> Mirroring:
+        """The copies that are under way; made when first wanted."""
+        if self._mirroring is None:
+            from meshclient.clients.mirroring import Mirroring
+
+            with self._lock:
+                self._mirroring = self._mirroring or Mirroring(self)
+        return self._mirroring
+
+    def copies(self, hedge: Hedge) -> Copies | None:
+        """What is to be sent to mirrors of a call; None: nothing."""
+        return self.mirroring.of(hedge) if hedge.copies and not self.closed else None
+
+    def stop(self) -> None:
+        """The mesh is closed: no new calls, and no work beside those that are under way."""
+        self.closed = True
+        if self._mirroring is not None:
+            self._mirroring.close()
+        if self._helpers is not None:
+            self._helpers.close()
+
+    def forget(self) -> None:
+        """Have no threads and no copies: at the beginning, and in the child of a fork."""
+        self._lock = threading.Lock()
+        self._helpers = None
+        self._mirroring = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is under way beside the calls, for dumps."""
+        mirroring = self._mirroring
+        return {"in_flight": 0, "clusters": {}} if mirroring is None else mirroring.describe()
+
+    def ask(self, call: Call) -> GrpcAnswer:
+        """Answer to what ``call.hold`` asks; see :func:`meshclient.clients.questions.ask`."""
+        from meshclient.clients.questions import ask
+
+        return ask(self, call)
+
+    async def ask_async(self, call: Call) -> GrpcAnswer:
+        """:meth:`ask` for any event loop."""
+        from meshclient.clients.questions import ask_async
+
+        return await ask_async(self, call)
 
     def sleep(self, seconds: float) -> None:
         """On this thread; shorter once the mesh is closed."""

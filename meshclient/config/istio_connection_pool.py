@@ -85,11 +85,6 @@ def _read_tcp(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
     return ConnectionPoolBlock(connection, limits, pool.notes)
 
 
-def _note(block: Reader, name: str) -> Diagnostic:
-    field = block.field(name)
-    return (field or block).not_honoured(name)
-
-
 def _read_keepalive(block: Reader) -> TcpKeepalive:
     found = TcpKeepalive(
         _count(block, "probes"), _duration(block, "time"), _duration(block, "interval")
@@ -103,12 +98,10 @@ def _read_http(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
     connection = replace(
         pool.connection,
         max_requests=_count(block, "maxRequestsPerConnection") or 0,
+        max_concurrent_streams=_count(block, "maxConcurrentStreams") or 0,
         idle_timeout_s=pool.connection.idle_timeout_s if idle is None else idle,
     )
-    notes = [
-        *pool.notes,
-        *(_note(block, name) for name in _NOT_YET if _count(block, name) is not None),
-    ]
+    # http2MaxRequests bounds HTTP/1.1, too: both readers of it mean max_requests.
     limits = replace(
         pool.limits,
         max_pending_requests=_limit(block, "http1MaxPendingRequests"),
@@ -118,10 +111,10 @@ def _read_http(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
     connection = _read_keep_alive(block, connection)
     upgrade = block.field("h2UpgradePolicy")
     word = upgrade.string(_UPGRADES) if upgrade is not None else None
-    notes += _read_http2(block)
+    notes = (*pool.notes, *_read_http2(block))
     _warn_misplaced(block)
     block.finish("connectionPool.http")
-    return ConnectionPoolBlock(connection, limits, tuple(notes), word == "UPGRADE")
+    return ConnectionPoolBlock(connection, limits, notes, word == "UPGRADE")
 
 
 _UPGRADES = ("DEFAULT", "DO_NOT_UPGRADE", "UPGRADE")
@@ -139,9 +132,6 @@ def _read_keep_alive(block: Reader, connection: ConnectionOptions) -> Connection
         ping_interval_s=interval,
         ping_timeout_s=connection.ping_timeout_s if timeout is None else timeout,
     )
-
-
-_NOT_YET = ("maxConcurrentStreams",)
 
 
 def _limit(block: Reader, name: str) -> int:

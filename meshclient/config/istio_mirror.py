@@ -11,7 +11,6 @@ from meshclient.config.istio_destination import Destination, read_destination
 from meshclient.config.istio_fault import read_percentage
 from meshclient.config.reader import Reader
 from meshclient.model.matching import Fraction
-from meshclient.model.source import Diagnostic
 
 _ALL = Fraction(100)
 
@@ -21,7 +20,6 @@ class Mirrors:
     """Where copies go and how often; a share of zero is left out."""
 
     targets: tuple[tuple[Destination, Fraction], ...] = ()
-    notes: tuple[Diagnostic, ...] = ()
 
 
 def read_mirrors(entry: Reader, namespace: str, domain: str) -> Mirrors | None:
@@ -33,12 +31,12 @@ def read_mirrors(entry: Reader, namespace: str, domain: str) -> Mirrors | None:
         entry.error("HTTP route cannot contain both mirror and mirrors", code="exclusive")
     if single is not None:
         target = (read_destination(single, namespace, domain), fraction or _ALL)
-        return Mirrors(_non_zero([target]), (single.not_honoured("mirroring"),))
+        return Mirrors(_non_zero([target]))
     if several is None:
         return None
     found = [_read_one(element, namespace, domain) for element in several.elements()]
     targets = [target for target in found if target is not None]
-    return Mirrors(_non_zero(targets), (several.not_honoured("mirroring"),))
+    return Mirrors(_non_zero(targets))
 
 
 def _non_zero(

@@ -168,6 +168,5 @@ def _needs_prefix(entry: HttpRoute) -> bool:
 
 def _notes(entry: HttpRoute) -> tuple[Diagnostic, ...]:
     notes = [entry.cors] if entry.cors is not None else []
-    notes += entry.mirrors.notes if entry.mirrors is not None else ()
     notes += entry.retries.notes if entry.retries is not None else ()
     return tuple(notes)

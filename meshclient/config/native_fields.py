@@ -50,6 +50,26 @@ _CLUSTER_POLICY: Section = {
     "proxy": (TEXT, "http://, socks5:// or socks5h:// proxy to the endpoints. Default none."),
 }
 
+_LIMITS: Section = {
+    "max_connections": (
+        COUNT,
+        "Open connections to all endpoints; requests beyond wait. Default: no limit.",
+    ),
+    "max_connections_per_endpoint": (
+        COUNT,
+        "Open connections to one endpoint; requests beyond wait. Default: no limit.",
+    ),
+    "max_pending_requests": (
+        COUNT,
+        "Requests that wait for a connection; more are refused. Default: no limit.",
+    ),
+    "max_requests": (COUNT, "Requests in flight; more are refused. Default: no limit."),
+    "max_retries": (
+        {"type": "integer", "minimum": 0, "maximum": 4294967295},
+        "Retries in flight at a time. Default: no limit.",
+    ),
+}
+
 SECTIONS: dict[str, Section] = {
     "file": {
         "version": ({"const": 1}, "Version of this file format: 1."),
@@ -204,20 +224,13 @@ SECTIONS: dict[str, Section] = {
         "terminal": (FLAG, "Stop here when this gave a key. Default false."),
     },
     "limits": {
-        "max_connections": (
-            COUNT,
-            "Open connections to all endpoints; requests beyond wait. Default: no limit.",
-        ),
-        "max_pending_requests": (
-            COUNT,
-            "Requests that wait for a connection; more are refused. Default: no limit.",
-        ),
-        "max_requests": (COUNT, "Requests in flight; more are refused. Default: no limit."),
-        "max_retries": (
-            {"type": "integer", "minimum": 0, "maximum": 4294967295},
-            "Retries in flight at a time. Default: no limit.",
+        **_LIMITS,
+        "high_priority": (
+            ref("high_priority_limits"),
+            "Those of the routes of priority high, counted apart. Default: no limit.",
         ),
     },
+    "high_priority_limits": _LIMITS,
     "connection": {
         "connect_timeout": (DURATION, "Default 10s."),
         "idle_timeout": (DURATION, "Close connections unused for so long; 0: never. Default 1h."),
@@ -246,6 +259,11 @@ SECTIONS: dict[str, Section] = {
         "warm_up": (
             {"type": "integer", "minimum": 0, "maximum": 64},
             "Connections kept open to each endpoint from the first call on. Default 0.",
+        ),
+        "max_concurrent_streams": (
+            {"type": "integer", "minimum": 0, "maximum": 2147483647},
+            "HTTP/2: requests of one connection at a time; 0: as many as the server allows. "
+            "Default 0.",
         ),
         "max_response_header_kb": (
             {"type": "integer", "minimum": 1, "maximum": 8192},

@@ -12,6 +12,7 @@ from typing import Literal, cast
 from meshclient.config.native_balancing import read_policy_settings
 from meshclient.config.native_hashing import read_hash_on, read_hash_settings
 from meshclient.config.native_health import read_health
+from meshclient.config.native_limits import read_limits
 from meshclient.config.native_outlier import read_outlier_detection
 from meshclient.config.native_proxy import read_proxy
 from meshclient.config.native_shapes import LB_POLICIES
@@ -31,12 +32,10 @@ from meshclient.config.native_values import (
 )
 from meshclient.config.reader import Reader
 from meshclient.model.cluster import (
-    UNLIMITED,
     CircuitBreaker,
     ClusterPolicy,
     ConnectionOptions,
     LbPolicy,
-    Limits,
     LoadBalancing,
     LocalityWeight,
     TcpKeepalive,
@@ -67,7 +66,7 @@ def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
     if (child := r.field("load_balancing")) is not None:
         _load_balancing(child, parts)
     if (child := r.field("limits")) is not None:
-        _limits(child, parts)
+        parts.policy = read_limits(child, parts.policy)
     if (child := r.field("connection")) is not None:
         parts.policy = replace(parts.policy, connection=_connection(child))
     if (child := r.field("circuit_breaker")) is not None:
@@ -161,18 +160,6 @@ def _slow_start(r: Reader, balancing: LoadBalancing) -> LoadBalancing:
     )
 
 
-def _limits(r: Reader, parts: PolicyParts) -> None:
-    limits = Limits(
-        max_connections=integer_of(r, "max_connections", UNLIMITED),
-        max_pending_requests=integer_of(r, "max_pending_requests", UNLIMITED),
-        max_requests=integer_of(r, "max_requests", UNLIMITED),
-        max_retries=integer_of(r, "max_retries", UNLIMITED, 0),
-        retry_budget=parts.policy.limits.retry_budget,
-    )
-    parts.policy = replace(parts.policy, limits=limits)
-    finish(r, "limits")
-
-
 def _connection(r: Reader) -> ConnectionOptions:
     keepalive = r.field("keepalive")
     options = ConnectionOptions(
@@ -185,6 +172,7 @@ def _connection(r: Reader) -> ConnectionOptions:
         resend_stale=flag_of(r, "resend_stale"),
         preconnect_ratio=_preconnect_ratio(r),
         warm_up=integer_of(r, "warm_up", 0, 0, MAX_WARM_UP),
+        max_concurrent_streams=integer_of(r, "max_concurrent_streams", 0, 0, 2**31 - 1),
         max_response_header_kb=integer_of(r, "max_response_header_kb", 80, 1, 8192),
         max_response_headers=integer_of(r, "max_response_headers", 100),
     )

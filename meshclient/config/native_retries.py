@@ -7,6 +7,7 @@ others.
 
 from __future__ import annotations
 
+from meshclient.config.native_budget import read_budget
 from meshclient.config.native_match import header_conditions
 from meshclient.config.native_values import (
     finish,
@@ -24,9 +25,9 @@ from meshclient.model.retry import (
     RETRY_ON_GRPC,
     RETRY_ON_HTTP,
     BackOff,
+    Budget,
     RateLimitedBackOff,
     ResetHeader,
-    RetryBudget,
     RetryPolicy,
 )
 
@@ -43,7 +44,7 @@ DEFAULT_RETRIES = RetryPolicy(
 )
 
 
-def read_retries(r: Reader, section: str) -> tuple[RetryPolicy | None, RetryBudget | None]:
+def read_retries(r: Reader, section: str) -> tuple[RetryPolicy | None, Budget | None]:
     """The policy (None: retries are off) and, in a service's block, the budget."""
     attempts = integer_of(r, "attempts", 2, 0, 100)
     retry_on, codes = _conditions(r.field("on", "true"))
@@ -65,11 +66,11 @@ def read_retries(r: Reader, section: str) -> tuple[RetryPolicy | None, RetryBudg
     )
     _check(r, policy)
     budget = r.field("budget") if section == "retries" else None
-    read_budget = _budget(budget) if budget is not None else None
+    found = read_budget(budget) if budget is not None else None
     finish(r, section)
     if attempts == 0 and policy.per_try_timeout_s is None and policy.per_try_idle_timeout_s is None:
-        return None, read_budget
-    return policy, read_budget
+        return None, found
+    return policy, found
 
 
 def _check(r: Reader, policy: RetryPolicy) -> None:
@@ -160,17 +161,3 @@ def _reset_header(r: Reader) -> ResetHeader | None:
     if name is None:
         return None
     return ResetHeader(name, "unix_timestamp" if kind == "unix_timestamp" else "seconds")
-
-
-def _budget(r: Reader) -> RetryBudget:
-    percent_reader, floor_reader = r.field("percent"), r.field("min_per_second")
-    percent = percent_reader.number(0, 100) if percent_reader is not None else None
-    floor = floor_reader.number(0, 1_000_000) if floor_reader is not None else None
-    budget = RetryBudget(
-        percent=20.0 if percent is None else percent,
-        min_concurrency=integer_of(r, "min_concurrency", 3, 0),
-        interval_s=limit_of(r, "interval", None) or 0.0,
-        min_per_second=floor or 0.0,
-    )
-    finish(r, "budget")
-    return budget

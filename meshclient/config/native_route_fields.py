@@ -55,9 +55,13 @@ ROUTE_RETRIES: Section = {
 TRAFFIC: Section = {
     "timeout": (DURATION, "Limit of the whole call, all tries included; 0 for none. Default none."),
     "idle_timeout": (DURATION, "Limit without any byte in either direction. Default none."),
+    "priority": (
+        choice("default", "high"),
+        "high: counted against limits.high_priority. Default default.",
+    ),
     "fault": (ref("fault"), "Injected delay and abort."),
-    "mirror": (one_or_many(ref("mirror")), "Copies of the request. Not yet honoured."),
-    "hedging": (ref("hedging"), "A second try when the first is slow. Not yet honoured."),
+    "mirror": (one_or_many(ref("mirror")), "Copies of the request, whose answers are dropped."),
+    "hedging": (ref("hedging"), "A second try when the first is slow."),
 }
 
 ROUTE_SECTIONS: dict[str, Section] = {
@@ -82,21 +86,45 @@ ROUTE_SECTIONS: dict[str, Section] = {
         "format": (choice("seconds", "unix_timestamp"), "Default seconds."),
     },
     "budget": {
-        "percent": (PERCENT, "Retries per 100 requests in flight. Default 20."),
+        "percent": (PERCENT, "Retries per 100 requests. Default 20."),
         "min_concurrency": (
             {"type": "integer", "minimum": 0, "maximum": 4294967295},
-            "So many retries at a time are always allowed. Default 3.",
+            "Envoy's budget: so many retries at a time are always allowed. Default 3.",
         ),
         "min_per_second": (
-            {"type": "number", "minimum": 0, "maximum": 1000000},
-            "So many retries per second are always allowed. Default 0.",
+            {"type": "number", "minimum": 0, "maximum": 2147483646},
+            "So many retries per second are always allowed. Default 0, and 10 with ttl or ratio.",
         ),
         "interval": (
             DURATION,
-            "Count the requests of this window instead of those in flight. Default 0.",
+            "Count the requests of this window instead of those in flight. Default 0, and 10s with "
+            "min_retry_rate.",
+        ),
+        "ttl": (DURATION, "Linkerd's budget: how long an answer pays for retries. Default 10s."),
+        "ratio": (
+            {"type": "number", "minimum": 0, "maximum": 1000},
+            "Linkerd's budget: retries that each answer pays for. Default 0.2.",
+        ),
+        "min_retry_rate": (
+            ref("min_retry_rate"),
+            "The Gateway API's budget: retries that are always allowed.",
         ),
     },
-    "hedging": {"delay": (DURATION, "Start a second try after this time.")},
+    "min_retry_rate": {
+        "count": (
+            {"type": "integer", "minimum": 0, "maximum": 1000000},
+            "So many retries. Default 10.",
+        ),
+        "interval": (DURATION, "In this time. Default 1s."),
+    },
+    "hedging": {
+        "delay": (DURATION, "Start a further try when the last got no answer for this time."),
+        "max_hedges": (COUNT, "Tries of a call that the delay may start. Default 1."),
+        "on_per_try_timeout": (
+            FLAG,
+            "Start a retry at the per-try timeout without giving the slow try up. Default false.",
+        ),
+    },
     "fault": {
         "delay": (ref("fault_delay"), "Wait before the call."),
         "abort": (ref("fault_abort"), "Answer instead of calling."),
@@ -118,6 +146,13 @@ ROUTE_SECTIONS: dict[str, Section] = {
     "mirror": {
         "to": (NAME, "A subset of this service, or a service."),
         "percentage": (PERCENT, "Percent of the calls. Default 100."),
+        "shadow_host_suffix": (FLAG, "Put -shadow after the copy's host name. Default false."),
+        "compare": (ref("mirror_compare"), "Compare the two answers."),
+    },
+    "mirror_compare": {
+        "status": (FLAG, "Compare the status. Default true."),
+        "headers": ({"type": "array", "items": NAME}, "Compare these response headers."),
+        "json": (FLAG, "Compare the bodies as JSON. Default false."),
     },
     "route": {
         "name": (TEXT, "For reports."),

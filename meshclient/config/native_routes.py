@@ -50,6 +50,7 @@ _FORWARD_ONLY = (
     "hedging",
     "hash_on",
     "subset",
+    "priority",
 )
 
 
@@ -100,7 +101,6 @@ def default_route(owner: Owner, source: Source | None = None) -> Route:
         name="(default)",
         fault=traffic.fault,
         source=where,
-        not_honoured=tuple(traffic.notes.values()),
     )
 
 
@@ -121,8 +121,6 @@ def _route(r: Reader, owner: Owner, index: int) -> list[PortRoute]:
     finish(r, "route")
     if action is None:
         return []
-    keys = traffic.notes if isinstance(action, ForwardAction) else ()
-    notes = tuple(traffic.notes[key] for key in keys if key in traffic.notes)
     if not all(m.applies for m in matches):
         text = "a match of this route asks for another caller (labels or namespace): left out"
         r.info(text, code="other-caller")
@@ -136,7 +134,6 @@ def _route(r: Reader, owner: Owner, index: int) -> list[PortRoute]:
                 response_headers,
                 traffic.fault,
                 source=r.source,
-                not_honoured=notes,
             ),
             match.port,
         )
@@ -201,7 +198,8 @@ def _forward(
         retry=traffic.retry,
         hash_policy=traffic.hash_policy,
         mirrors=traffic.mirrors,
-        hedge_delay_s=traffic.hedge_delay_s,
+        hedging=traffic.hedging,
+        priority=traffic.priority,
     )
 
 

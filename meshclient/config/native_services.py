@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from meshclient.config.native_endpoints import Origin, is_host, read_origin
+from meshclient.config.native_limits import with_budget
 from meshclient.config.native_names import Names
 from meshclient.config.native_outlier import warn_if_inert
 from meshclient.config.native_policies import PolicyParts, read_cluster_policy
@@ -66,8 +67,7 @@ def read_service(name: str, r: Reader, source: Source, names: Names, node: Node)
     base = Traffic(hash_policy=parts.hash_policy)
     traffic, budget = read_traffic(r, base, names, name, section="retries")
     if budget is not None:
-        limits = replace(parts.policy.limits, retry_budget=budget)
-        parts.policy = replace(parts.policy, limits=limits)
+        parts.policy = with_budget(parts.policy, budget)
     routes_reader = r.field("routes")
     owner = Owner(name, origin is not None, traffic, names, node)
     routes = read_routes(routes_reader, owner)

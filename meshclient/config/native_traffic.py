@@ -6,12 +6,13 @@ Reader to :class:`Traffic`. Knows nothing of matches and destinations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from meshclient.config.durations import format_s
 from meshclient.config.native_hashing import read_hash_on
+from meshclient.config.native_hedging import read_hedging, read_mirror
 from meshclient.config.native_names import Names
-from meshclient.config.native_policies import Notes
 from meshclient.config.native_retries import DEFAULT_RETRIES, read_retries
 from meshclient.config.native_values import (
     finish,
@@ -22,37 +23,37 @@ from meshclient.config.native_values import (
     required,
 )
 from meshclient.config.reader import Reader
+from meshclient.model.hedging import Hedging
 from meshclient.model.matching import Fraction
-from meshclient.model.retry import RetryBudget, RetryPolicy
+from meshclient.model.retry import Budget, RetryPolicy
 from meshclient.model.routes import Fault, HashPolicy, Mirror
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Terms of a call. ``notes`` are what of it nothing acts on yet."""
+    """Terms of a call."""
 
     timeout_s: float | None = None
     idle_timeout_s: float | None = None
     retry: RetryPolicy | None = DEFAULT_RETRIES
     fault: Fault | None = None
     mirrors: tuple[Mirror, ...] = ()
-    hedge_delay_s: float | None = None
+    hedging: Hedging | None = None
     hash_policy: tuple[HashPolicy, ...] = ()
-    notes: Notes = field(default_factory=dict)
+    priority: Literal["default", "high"] = "default"
 
 
 def read_traffic(
     r: Reader, base: Traffic, names: Names, service: str, *, section: str
-) -> tuple[Traffic, RetryBudget | None]:
+) -> tuple[Traffic, Budget | None]:
     """The terms of a service (``section`` retries) or route; what is not given stays."""
-    notes = dict(base.notes)
     traffic = replace(
         base,
         timeout_s=limit_of(r, "timeout", base.timeout_s),
         idle_timeout_s=limit_of(r, "idle_timeout", base.idle_timeout_s),
-        notes=notes,
+        priority=_priority(r, base.priority),
     )
-    budget: RetryBudget | None = None
+    budget: Budget | None = None
     if (child := r.field("retries")) is not None:
         retry, budget = read_retries(child, section)
         traffic = replace(traffic, retry=retry)
@@ -60,22 +61,19 @@ def read_traffic(
     if (child := r.field("fault")) is not None:
         traffic = replace(traffic, fault=_fault(child))
     if (child := r.field("mirror")) is not None:
-        found = (_mirror(item, names, service) for item in one_or_many(child))
-        mirrors = tuple(m for m in found if m is not None)
-        traffic = replace(traffic, mirrors=mirrors)
-        _note(notes, "mirror", child if mirrors else None, "mirror")
+        found = (read_mirror(item, names, service) for item in one_or_many(child))
+        traffic = replace(traffic, mirrors=tuple(m for m in found if m is not None))
     if (child := r.field("hedging")) is not None:
-        traffic = replace(traffic, hedge_delay_s=_hedging(child))
-        _note(notes, "hedging", child if traffic.hedge_delay_s else None, "hedging")
+        traffic = replace(traffic, hedging=read_hedging(child))
     if section == "route_retries" and (child := r.field("hash_on")) is not None:
         traffic = replace(traffic, hash_policy=read_hash_on(child))
     return traffic, budget
 
 
-def _note(notes: Notes, key: str, r: Reader | None, what: str) -> None:
-    notes.pop(key, None)
-    if r is not None:
-        notes[key] = r.not_honoured(what)
+def _priority(r: Reader, base: Literal["default", "high"]) -> Literal["default", "high"]:
+    field = r.field("priority")
+    word = field.string(("default", "high")) if field is not None else None
+    return "high" if word == "high" else "default" if word == "default" else base
 
 
 def _check_timeouts(r: Reader, traffic: Traffic) -> None:
@@ -122,20 +120,3 @@ def _abort(r: Reader, fault: Fault) -> Fault:
     if (status is None) == (grpc_status is None) and r.is_mapping:
         r.error("give exactly one of status and grpc_status")
     return replace(fault, abort_status=http, abort_grpc_status=grpc, abort_fraction=share)
-
-
-def _mirror(r: Reader, names: Names, service: str) -> Mirror | None:
-    to = required(r, "to")
-    share = fraction_of(r, "percentage")
-    finish(r, "mirror")
-    text = to.string() if to is not None else None
-    if to is None or text is None:
-        return None
-    cluster = names.cluster(text, service, to)
-    return None if cluster is None else Mirror(cluster, share)
-
-
-def _hedging(r: Reader) -> float | None:
-    delay = limit_of(r, "delay", None)
-    finish(r, "hedging")
-    return delay

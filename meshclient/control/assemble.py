@@ -56,6 +56,7 @@ def assemble(
         clusters=MappingProxyType(clusters),
         diagnostics=(*config.diagnostics, *_dangling(config)),
         files=config.files,
+        propagation=config.propagation,
     )
 
 

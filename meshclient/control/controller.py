@@ -73,6 +73,7 @@ class Controller(Generic[P]):
     has to be watched, and again in the child of a fork.
     ``build_plane(snapshot, previous)`` makes what calls read; ``previous`` is
     None the first time. ``background`` runs beside all that, on the same loop.
+    ``begin`` False: nothing runs before :meth:`begin` is called.
 
     After construction ``publisher.plane`` is in force: clusters with static
     endpoints work at once, the others as their sources answer. Without dynamic
@@ -90,6 +91,7 @@ class Controller(Generic[P]):
         make_discoverer: Callable[[], Discoverer] = installed_discoverer,
         settings: WatchSettings = DEFAULT_SETTINGS,
         background: Sequence[Background] = (),
+        begin: bool = True,
     ) -> None:
         # Before loading: what is written from here on counts as a change.
         self._fingerprint = Fingerprint(watch) if watch else None
@@ -110,6 +112,12 @@ class Controller(Generic[P]):
         snapshot = assemble(self._documents.config, {}, 1)
         self.publisher: Publisher[P] = Publisher(build_plane(snapshot, None))
         after_fork.register(self)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Start the thread if there is anything for it to do. Once, and only where the
+        constructor was told not to: its owner may have to be complete before work begins."""
         if self._has_work():
             self._start()
         else:

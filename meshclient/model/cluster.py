@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.endpoint import (
     Endpoint,
     EndpointSource,
@@ -22,7 +23,7 @@ from meshclient.model.load_balancing import (
     LocalityWeight,
     Topology,
 )
-from meshclient.model.retry import RetryBudget
+from meshclient.model.retry import Budget
 from meshclient.model.source import Diagnostic, Source
 
 UNLIMITED = 2**32 - 1
@@ -30,13 +31,17 @@ UNLIMITED = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Envoy's circuit-breaker thresholds. Default: Istio's, that is no limit."""
+    """Envoy's circuit-breaker thresholds. Default: Istio's, that is no limit.
+
+    ``max_connections_per_endpoint`` is Envoy's ``per_host_thresholds``, which know no other limit.
+    """
 
     max_connections: int = UNLIMITED
     max_pending_requests: int = UNLIMITED
     max_requests: int = UNLIMITED
     max_retries: int = UNLIMITED
-    retry_budget: RetryBudget | None = None
+    retry_budget: Budget | None = None
+    max_connections_per_endpoint: int = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +75,13 @@ class ConnectionOptions:
     preconnect_ratio: float = 1.0
     #: Connections kept open to each endpoint from the first call to the cluster on.
     warm_up: int = 0
+    #: HTTP/2: most streams of one connection at a time; 0: as many as the peer allows.
+    max_concurrent_streams: int = 0
     #: Most of a response head, and of trailers: KiB, and lines. More is a protocol error.
     #: Source: Envoy, source/common/http/http1/codec_impl.h (80 KiB) and
     #: api/envoy/config/core/v3/protocol.proto (max_headers_count).
     max_response_header_kb: int = 80
     max_response_headers: int = 100
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitBreaker:
-    """Opens after ``consecutive_failures`` and stays open for ``open_for_s``."""
-
-    consecutive_failures: int = 5
-    open_for_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,3 +125,100 @@ class HealthChanged(Event):
     healthy: bool
     flags: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLayerFound(Event):
+    """Somebody else repeats the requests to a cluster, too; each layer multiplies the load of
+    an outage. Told once per cluster. ``evidence`` is a sentence with the header that shows it."""
+
+    cluster: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerEvent(Event):
+    """A circuit breaker changed its state.
+
+    ``scope`` says what it stands for in words; ``service``, ``cluster``, ``endpoint`` and
+    ``route`` in names, empty where it is not that narrow. ``document`` is where its
+    settings stand.
+    """
+
+    scope: str
+    service: str
+    cluster: str = ""
+    endpoint: str = ""
+    route: str = ""
+    document: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerOpened(BreakerEvent):
+    """No calls for ``for_s`` seconds.
+
+    ``reason``: ``consecutive_failures``, ``failure_rate``, ``slow_call_rate``,
+    ``probe_failed``, ``manual``, ``isolated`` (until closed by hand) or ``elsewhere`` (another
+    process, or the owner of the pybreaker object). The numbers that decided:
+    ``failures_in_a_row``; of ``calls`` in the window, how many percent failed or were slow.
+    ``cause`` is the class of the last exception.
+    """
+
+    reason: str = ""
+    for_s: float = 0.0
+    failures_in_a_row: int = 0
+    calls: int = 0
+    failed_percent: float = 0.0
+    slow_percent: float = 0.0
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerHalfOpen(BreakerEvent):
+    """After ``open_s``, at most ``probes`` calls at a time find out; ``successes_needed``
+    of them close it."""
+
+    open_s: float = 0.0
+    probes: int = 1
+    successes_needed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed(BreakerEvent):
+    """Calls pass again. ``reason``: ``probes_passed`` (after ``successes``), ``manual`` or
+    ``elsewhere``; ``after_s`` is since it began to probe, or was opened."""
+
+    reason: str = ""
+    after_s: float = 0.0
+    successes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStorageFailed(Event):
+    """The storage through which processes share breakers does not answer: each process
+    goes on by itself."""
+
+    namespace: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStorageRecovered(Event):
+    """The shared storage answers again, after ``after_s``."""
+
+    namespace: str
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorCompared(Event):
+    """A mirror's answer was held against the real one of ``cluster``.
+
+    ``differences`` are sentences, at most 10, such as ``status: 200, mirror 500`` or
+    ``$.total: 3, mirror 4``; none when ``equal``.
+    """
+
+    cluster: str
+    mirror: str
+    equal: bool
+    differences: tuple[str, ...] = ()

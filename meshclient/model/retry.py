@@ -78,6 +78,39 @@ class RetryBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenBudget:
+    """Linkerd's budget, one per service: each answer that is not to be repeated puts a token
+    in, a retry takes ``1 / ratio`` of them out.
+
+    ``ttl_s`` (1 to 60) is how long a token lasts, ``ratio`` (0 to 1000) how many retries each
+    answer pays for, ``min_per_second`` a reserve of that many retries per second of the ttl.
+    Source: linkerd2-proxy (``outbound/src/http/retry.rs``), tower ``retry/budget/tps_budget.rs``.
+    """
+
+    ttl_s: float = 10.0
+    ratio: float = 0.2
+    min_per_second: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RateBudget:
+    """The Gateway API's budget, one per service: at most ``percent`` of the requests that began
+    in the last ``interval_s`` seconds may be retries.
+
+    ``min_count`` retries in ``min_interval_s`` seconds are always allowed. Source: Gateway API,
+    GEP-3388 (``retryConstraint``: ``budget`` and ``minRetryRate``).
+    """
+
+    percent: float = 20.0
+    interval_s: float = 10.0
+    min_count: int = 10
+    min_interval_s: float = 1.0
+
+
+Budget = RetryBudget | TokenBudget | RateBudget
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When, how often and how late a failed try is repeated.
 

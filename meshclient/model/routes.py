@@ -9,7 +9,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.endpoint import Labels
+from meshclient.model.hedging import Comparison, Hedging
 from meshclient.model.matching import MATCH_ALL, Fraction, RouteMatch
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.source import UNKNOWN_SOURCE, Diagnostic, Source
@@ -97,10 +99,16 @@ class HashPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A copy of the request to ``cluster``; its answer is dropped."""
+    """A copy of the request to ``cluster``; its answer is dropped.
+
+    ``host_suffix`` puts ``-shadow`` after the copy's host name, as a plain Envoy does (Istio
+    does not). ``compare``: what of the two answers is compared; None: nothing.
+    """
 
     cluster: str
     fraction: Fraction = Fraction(100)
+    host_suffix: bool = False
+    compare: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +152,10 @@ class ForwardAction:
     hash_policy: tuple[HashPolicy, ...] = ()
     subset: Labels = ()
     mirrors: tuple[Mirror, ...] = ()
-    hedge_delay_s: float | None = None
+    hedging: Hedging | None = None
     include_attempt_count: bool = False
     priority: Literal["default", "high"] = "default"
+    circuit_breaker: CircuitBreaker | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import NO_LOCALITY, Labels, Locality
+from meshclient.model.propagation import DEFAULT_PROPAGATION, Propagation
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.source import Diagnostic
 
@@ -58,6 +59,7 @@ class MeshConfig:
     clusters: Mapping[str, Cluster] = field(default_factory=_empty)
     diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False)
     files: tuple[str, ...] = field(default=(), compare=False)
+    propagation: Propagation = DEFAULT_PROPAGATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Snapshot:
     clusters: Mapping[str, Cluster] = field(default_factory=_empty)
     diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False)
     files: tuple[str, ...] = field(default=(), compare=False)
+    propagation: Propagation = DEFAULT_PROPAGATION
 
     def __repr__(self) -> str:
         hosts = sum(len(c.virtual_hosts) for c in self.route_configurations.values())

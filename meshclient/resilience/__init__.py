@@ -12,6 +12,7 @@ from meshclient.resilience.control_headers import Overrides, merge_policy, read_
 from meshclient.resilience.limits import RequestLimit, request_limit
 from meshclient.resilience.outlier import OutlierDetector
 from meshclient.resilience.retry import RetryState
+from meshclient.resilience.retry_limits import ServiceBudget, retry_limiter, shared_as
 from meshclient.resilience.strategy import AttemptResponse, RetryStrategy
 from meshclient.resilience.timeouts import (
     ends_in_time,
@@ -29,6 +30,7 @@ __all__ = [
     "RetryLimiter",
     "RetryState",
     "RetryStrategy",
+    "ServiceBudget",
     "classify",
     "ends_in_time",
     "expected_timeout_ms",
@@ -38,4 +40,6 @@ __all__ = [
     "per_try_timeout_s",
     "read_overrides",
     "request_limit",
+    "retry_limiter",
+    "shared_as",
 ]

@@ -70,11 +70,14 @@ class RetryLimiter:
         "_refilled",
         "_reserve",
         "_window",
+        "counts_answers",
         "counts_requests",
     )
 
     def __init__(self, limits: Limits) -> None:
         budget = limits.retry_budget
+        if budget is not None and not isinstance(budget, RetryBudget):
+            raise TypeError(f"{budget} has a limiter of its own")
         self._budget: RetryBudget | None = budget
         self._max_retries = limits.max_retries
         self._lock = threading.Lock()
@@ -83,6 +86,8 @@ class RetryLimiter:
         self._window = RequestWindow(budget.interval_s) if budget and windowed else None
         #: False: :meth:`on_request` need not be called.
         self.counts_requests = windowed
+        #: False: :meth:`on_answer` need not be called.
+        self.counts_answers = False
         self._reserve = self._burst(budget)
         self._refilled: float | None = None
 
@@ -97,6 +102,9 @@ class RetryLimiter:
         if window is not None:
             with self._lock:
                 window.add(now)
+
+    def on_answer(self, now: float) -> None:
+        """A try is over whose outcome is not one to be repeated."""
 
     def try_acquire(self, active_requests: int, now: float) -> bool:
         """Take a permit if there is one. ``active_requests``: in flight on the cluster."""
@@ -113,6 +121,15 @@ class RetryLimiter:
             if self._active > 0:
                 self._active -= 1
 
+    def is_spent(self, active_requests: int) -> bool:
+        """Whether the last look at the clock left no further retry. Changes nothing."""
+        with self._lock:
+            budget = self._budget
+            if budget is None:
+                return self._active >= self._max_retries
+            requests = active_requests if self._window is None else self._window.total
+            return self._active >= _allowed(budget, requests)
+
     def limit(self, active_requests: int, now: float) -> int:
         """Retries that may be under way at this moment, the reserve not counted."""
         with self._lock:
@@ -126,8 +143,7 @@ class RetryLimiter:
         if self._window is not None:
             self._window.advance(now)
             requests = self._window.total
-        # Multiply before dividing: 20 * 10 / 100 is exact, 0.2 * 10 need not be.
-        return max(budget.min_concurrency, int(budget.percent * requests / 100))
+        return _allowed(budget, requests)
 
     def _draw_locked(self, now: float) -> bool:
         """One token of the reserve, which refills continuously."""
@@ -150,6 +166,11 @@ class RetryLimiter:
     def __repr__(self) -> str:
         what = self._budget or f"max_retries={self._max_retries}"
         return f"<RetryLimiter active={self._active} {what}>"
+
+
+def _allowed(budget: RetryBudget, requests: int) -> int:
+    # Multiply before dividing: 20 * 10 / 100 is exact, 0.2 * 10 need not be.
+    return max(budget.min_concurrency, int(budget.percent * requests / 100))
 
 
 __all__ = ["RequestWindow", "RetryLimiter"]

@@ -34,8 +34,13 @@ CONTROL_HEADERS = frozenset(
 #: Those that Envoy reads (and removes) before it edits the headers of a request;
 #: the others it reads after, so that an added one counts.
 _TIMEOUT_HEADERS = frozenset(
-    {"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms"}
+    {
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-hedge-on-per-try-timeout",
+    }
 )
+_FLAGS = {"true": True, "false": False}
 _PREFIX = b"x-envoy-"
 _SHORTEST = min(map(len, CONTROL_HEADERS))
 _RAW = frozenset(name.encode("latin-1") for name in CONTROL_HEADERS)
@@ -45,12 +50,13 @@ class Overrides:
     """What the control headers of one request ask for.
 
     ``timeout_s`` and ``per_try_timeout_s``: None: not given; 0: no timeout.
-    ``max_retries`` None: not given. Texts that are not what they should be are
-    ignored, as in Envoy.
+    ``max_retries`` and ``hedge_on_per_try_timeout`` None: not given. Texts that are not what
+    they should be are ignored, as in Envoy.
     """
 
     __slots__ = (
         "header_names",
+        "hedge_on_per_try_timeout",
         "max_retries",
         "per_try_timeout_s",
         "retry_on",
@@ -70,6 +76,8 @@ class Overrides:
         self.header_names = tuple(name.lower() for name in names)
         self.timeout_s = _seconds(headers, "x-envoy-upstream-rq-timeout-ms")
         self.per_try_timeout_s = _seconds(headers, "x-envoy-upstream-rq-per-try-timeout-ms")
+        hedge = headers.get("x-envoy-hedge-on-per-try-timeout")
+        self.hedge_on_per_try_timeout = None if hedge is None else _FLAGS.get(hedge)
 
     def strip_timeouts(self, headers: HeaderMap) -> None:
         """Take the timeout headers off the request, before its header edits.

@@ -19,11 +19,11 @@ class Verdict:
     ``reply``: the call ends with this answer. ``wait_s`` above 0: seconds to hold the call.
     ``ask``: a question that the driver carries to a remote service. After either,
     :meth:`Filter.after` has the word. None of them: the call passes, and the filter wants
-    to be told of its end. ``flag`` is Envoy's response flag, ``why`` says which rule and
-    which numbers decided.
+    to be told of its end. ``headers`` are added to the response of a call that goes on.
+    ``flag`` is Envoy's response flag, ``why`` says which rule and which numbers decided.
     """
 
-    __slots__ = ("ask", "flag", "reply", "wait_s", "why")
+    __slots__ = ("ask", "flag", "headers", "reply", "wait_s", "why")
 
     def __init__(
         self,
@@ -33,12 +33,14 @@ class Verdict:
         ask: Any = None,
         flag: str = "",
         why: str = "",
+        headers: list[tuple[str, str]] | None = None,
     ) -> None:
         self.reply = reply
         self.wait_s = wait_s
         self.ask = ask
         self.flag = flag
         self.why = why
+        self.headers = headers
 
     def __repr__(self) -> str:
         if self.reply is not None:

@@ -18,6 +18,7 @@ from meshclient.resilience.budget import RetryLimiter
 from meshclient.resilience.conditions import NEVER_RETRIED, conditions_of
 from meshclient.resilience.header_match import header_matches
 from meshclient.resilience.rate_limited import rate_limited_wait_s
+from meshclient.resilience.retry_layers import repeated_in_vain
 from meshclient.resilience.strategy import RetryStrategy, StrategyRun
 
 _NO_HEADERS = HeaderMap([])
@@ -144,6 +145,9 @@ class RetryState:
             assert outcome.reset is not None
             self._refuse(f"{outcome.reset.value} is never retried")
             return False
+        if repeated_in_vain(outcome):
+            self._refuse("a hop further on has repeated it already")
+            return False
         if self._run is not None:
             self._run.failed(outcome, self.failures, now, elapsed_s)
             wish = self._run.wants()
@@ -195,6 +199,10 @@ class RetryState:
             wait_s = rate_limited_wait_s(settings, outcome.headers, rand, unix_now)
             if wait_s is not None:
                 return wait_s
+        return self.next_back_off_s(rand)
+
+    def next_back_off_s(self, rand: Callable[[], int]) -> float:
+        """The policy's own wait before the next retry, longer each time."""
         if self._back_off is None:
             self._back_off = ExponentialBackOff(self.policy.back_off)
         return self._back_off.next_s(rand)

@@ -81,6 +81,7 @@ class CompiledRoute:
         "_response_scopes",
         "_split",
         "_weighted",
+        "breaker",
         "filters",
         "forward",
         "has_request_edits",
@@ -95,6 +96,8 @@ class CompiledRoute:
         self.route = route
         self._outer = outer
         self.filters: Sequence[Any] | None = None
+        #: The route's own circuit breaker; put here when the plane is built.
+        self.breaker: Any = None
         action = route.action
         self.forward = forward = action if isinstance(action, ForwardAction) else ForwardAction()
         self.hash_policies = compile_hash_policy(forward.hash_policy)

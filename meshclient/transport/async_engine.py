@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Seq
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from meshclient.transport.asyncio_decrypted import SCRATCH
+from meshclient.transport.asyncio_decrypted import TlsBuffers
 from meshclient.transport.asyncio_shell import AsyncConnection, NotWrittenError
 from meshclient.transport.dial import connect_limit, open_async
 from meshclient.transport.http1_request import encode_request
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 #: Pools without a connection are dropped when this many exist.
 _MAX_POOLS = 1024
+#: asyncio reads plain text into a new object of 256 KiB each time. glibc asks the kernel for
+#: such memory, three system calls per read, until a larger piece has been freed once.
+_LARGE = 1 << 20
 
 
 class LoopShard:
@@ -66,8 +69,8 @@ class LoopShard:
         "open",
         "opening",
         "pools",
-        "scratch",
         "spares",
+        "tls_buffers",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_idle: int) -> None:
@@ -76,8 +79,8 @@ class LoopShard:
         self.pools: dict[Target, Pool[AsyncConnection]] = {}
         self.open: set[AsyncConnection] = set()
         self.opening = LoopOpenings()
-        #: Where TLS connections decrypt to.
-        self.scratch = memoryview(bytearray(SCRATCH))
+        self.tls_buffers = TlsBuffers()
+        bytearray(_LARGE)  # and dropped at once
         #: Made at the first target that speaks HTTP/2; nothing imports h2 before.
         self.http2: Http2Loop | None = None
         #: Made at the first target that has connections opened ahead.

@@ -8,7 +8,7 @@ What the bytes mean is the connection's business.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 #: Bytes handed on at once; an object of this size costs the allocator no system call.
 SCRATCH: Final = 120 * 1024
@@ -23,9 +23,30 @@ class _Connection(Protocol):
     def resume_writing(self) -> None: ...
 
 
+class TlsBuffers:
+    """Of one loop, and shared by its TLS connections: what is in them is taken out before
+    the loop does anything else."""
+
+    __slots__ = ("_encrypted", "_scratch")
+
+    def __init__(self) -> None:
+        self._scratch = memoryview(bytearray(SCRATCH))
+        self._encrypted: bytearray | None = None
+
+    def attach(self, transport: asyncio.Transport, connection: _Connection) -> None:
+        """Have ``connection`` get what ``transport`` decrypts."""
+        transport.set_protocol(Decrypted(connection, self._scratch))
+        # asyncio's own has 256 KiB for each connection, also when it is idle.
+        tls: Any = getattr(transport, "_ssl_protocol", None)
+        own = getattr(tls, "_ssl_buffer", None)
+        if isinstance(own, bytearray) and hasattr(tls, "_ssl_buffer_view"):
+            if self._encrypted is None or len(self._encrypted) != len(own):
+                self._encrypted = own
+            tls._ssl_buffer, tls._ssl_buffer_view = self._encrypted, memoryview(self._encrypted)
+
+
 class Decrypted(asyncio.BufferedProtocol):
-    """Stands between the transport and ``connection``. ``scratch`` is shared by the
-    connections of a loop: nothing stays in it from one call to the next."""
+    """Stands between the transport and ``connection``."""
 
     __slots__ = ("_connection", "_scratch")
 

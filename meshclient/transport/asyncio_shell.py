@@ -14,7 +14,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
-from meshclient.transport.asyncio_decrypted import Decrypted
 from meshclient.transport.asyncio_response import (
     HIGH_WATER,
     StreamingResponse,
@@ -168,7 +167,7 @@ class AsyncConnection(TimedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         if self.pool.target.tls is not None:
-            self.transport.set_protocol(Decrypted(self, self._shard.scratch))
+            self._shard.tls_buffers.attach(self.transport, self)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

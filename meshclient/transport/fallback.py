@@ -104,10 +104,10 @@ class _Engine:
         if backend is not None:
             options["network_backend"] = backend
         slots = target.connections
-        limited = slots is not None and slots.max_connections < UNLIMITED
+        limited = slots is not None and slots.max_per_endpoint < UNLIMITED
         return getattr(httpcore, self._pool_class)(
             ssl_context=context_at(target),
-            max_connections=slots.max_connections if slots is not None and limited else None,
+            max_connections=slots.max_per_endpoint if slots is not None and limited else None,
             max_keepalive_connections=MAX_IDLE_CONNECTIONS,
             keepalive_expiry=target.options.idle_timeout_s,
             http1=target.protocol != "h2",

@@ -210,7 +210,7 @@ class Http2Core(Http2Sender):
         if name == wire.HEADER_TABLE_SIZE:
             self._encoder.resize(value)
         elif name == wire.MAX_CONCURRENT_STREAMS:
-            self._max_streams = min(value, MAX_STREAMS)
+            self._max_streams = min(value, self._most_streams, MAX_STREAMS)
         elif name == wire.MAX_HEADER_LIST_SIZE:
             self._max_list = value
         elif name == wire.INITIAL_WINDOW_SIZE:

@@ -14,7 +14,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from meshclient.model.outcome import ResetReason
-from meshclient.transport.asyncio_decrypted import Decrypted
 from meshclient.transport.asyncio_shell import NotWrittenError
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest
 from meshclient.transport.http2 import Http2Core
@@ -204,7 +203,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         if self.pool.target.tls is not None:
-            self.transport.set_protocol(Decrypted(self, self._shard.scratch))
+            self._shard.tls_buffers.attach(self.transport, self)
         self._heard_at = time.monotonic()
         self.flush()
 

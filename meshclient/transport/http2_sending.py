@@ -44,6 +44,7 @@ class Http2Sender:
         "_max_list",
         "_max_streams",
         "_may_send",
+        "_most_streams",
         "_next_id",
         "_out",
         "awaits_pong",
@@ -58,7 +59,8 @@ class Http2Sender:
         self._max_headers = options.max_response_headers
         self._encoder = Encoder()
         #: What the peer's SETTINGS allow.
-        self._max_streams = MAX_STREAMS
+        self._most_streams = options.max_concurrent_streams or MAX_STREAMS
+        self._max_streams = min(self._most_streams, MAX_STREAMS)
         self._max_list: int | None = None
         self._initial_window = self._may_send = wire.INITIAL_WINDOW
         self._next_id = 1

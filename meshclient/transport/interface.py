@@ -12,6 +12,7 @@ from meshclient.model.cluster import ConnectionOptions
 from meshclient.model.outcome import ResetReason
 
 if TYPE_CHECKING:
+    from meshclient.transport.abort import Abort
     from meshclient.transport.preconnect import Neighbours
     from meshclient.transport.proxy import Proxy
     from meshclient.transport.slots import ConnectionSlots
@@ -144,7 +145,10 @@ class WireRequest:
     ``resend`` is asked at most once, when a kept-alive connection ended before a
     byte of an answer: True has the request sent again, on a fresh connection; None never.
     ``pool_timeout_s`` bounds the wait for a connection where the cluster limits them.
+    ``abort`` ends a blocking exchange from outside (:mod:`meshclient.transport.abort`).
     """
+
+    abort: Abort | None = None  # of the class: ordinary requests do not carry it
 
     __slots__ = (
         "body",

@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from meshclient.model.cluster import UNLIMITED, Limits
+
+if TYPE_CHECKING:
+    from meshclient.transport.endpoint_slots import EndpointCounts
 
 
 class Waiter(Protocol):
@@ -88,7 +91,7 @@ class ConnectionSlots:
             # Made before looking: making one may run a destructor that gives a slot back,
             # and nobody would tell a waiter who is not in the queue yet.
             mine = self._of_pool.setdefault(pool, OrderedDict())
-            if self.open < self._max_connections or pool not in self._used:
+            if self._has_room_locked(pool) or pool not in self._used:
                 if not mine:
                     self._of_pool.pop(pool, None)
                 self._take_locked(pool)
@@ -99,7 +102,7 @@ class ConnectionSlots:
     def take_spare(self, pool: Any) -> bool:
         """A slot for a connection that no request asked for: only one that nobody wants."""
         with self.lock:
-            if self._queue or self.open >= self._max_connections:
+            if self._queue or not self._has_room_locked(pool):
                 return False
             self._take_locked(pool)
             return True
@@ -163,8 +166,16 @@ class ConnectionSlots:
         if mine:
             return next(iter(mine))
         if self._queue and self.open < self._max_connections:
-            return next(iter(self._queue))
+            return self._first_locked()
         return None
+
+    def _first_locked(self) -> Waiter | None:
+        """Who is next where the cluster has room; the queue is not empty."""
+        return next(iter(self._queue))
+
+    def _has_room_locked(self, pool: Any) -> bool:  # noqa: ARG002
+        """Whether ``pool`` may have one connection more; it may always have one."""
+        return self.open < self._max_connections
 
     def _take_locked(self, pool: Any) -> None:
         self.open += 1
@@ -197,6 +208,16 @@ class ConnectionSlots:
         return self._max_connections
 
     @property
+    def max_pending(self) -> int:
+        """The limit of requests without a connection."""
+        return self._max_pending
+
+    @property
+    def max_per_endpoint(self) -> int:
+        """The most that one endpoint may have."""
+        return self._max_connections
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._queue)
@@ -205,8 +226,15 @@ class ConnectionSlots:
         return f"<ConnectionSlots open={self.open} pending={self.pending} waiting={self.waiting}>"
 
 
-def slots_for(limits: Limits) -> ConnectionSlots | None:
-    """What connections of a cluster have to ask; None when nothing limits them."""
+def slots_for(limits: Limits, per_endpoint: EndpointCounts | None = None) -> ConnectionSlots | None:
+    """What connections of a cluster have to ask; None when nothing limits them.
+
+    ``per_endpoint`` counts those of both priorities, where one limits them by endpoint.
+    """
+    if per_endpoint is not None:
+        from meshclient.transport.endpoint_slots import EndpointSlots
+
+        return EndpointSlots(limits, per_endpoint)
     if limits.max_connections >= UNLIMITED and limits.max_pending_requests >= UNLIMITED:
         return None
     return ConnectionSlots(limits)

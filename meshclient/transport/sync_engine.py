@@ -31,6 +31,7 @@ from meshclient.transport.interface import (
 from meshclient.transport.opening import Opening
 from meshclient.transport.pool import Pool
 from meshclient.transport.preconnect import NO_REQUEST, Neighbour, models, sibling
+from meshclient.transport.readiness import RECEIVE_BODY
 from meshclient.transport.slot_waiters import (
     ThreadWaiter,
     refuse_others,
@@ -77,6 +78,9 @@ class SyncEngine:
         self._drained: list[LockedPool] = []
         self._closed = False
         self._sweep_at = 0.0
+        # And dropped at once. Bodies are read into objects of a quarter of that, for which glibc
+        # asks the kernel each time until a larger one has been freed once.
+        bytearray(4 * RECEIVE_BODY)
         self._opening: set[Opening] = set()
         self._spares = ThreadSpares(self)
 
@@ -103,6 +107,8 @@ class SyncEngine:
                 connection = self._connect(pool, target, request)
             elif connection is None:
                 connection = self._in_turn(pool, pool.slots, target, request)  # type: ignore[arg-type]
+            if request.abort is not None:
+                request.abort.takes(connection)
             try:
                 return connection.exchange(request, encoded)
             except NotWrittenError:
@@ -138,6 +144,8 @@ class SyncEngine:
         try:
             if not has_slot:
                 limit, kind = wait_limit(target, request, time.monotonic())
+                if request.abort is not None:
+                    request.abort.waits(slots, waiter)
                 connection = waiter.wait(slots, limit, kind)
             return connection or self._connect_in_slot(pool, slots, target, request)
         finally:
@@ -182,6 +190,8 @@ class SyncEngine:
         opening = Opening()
         self._opening.add(opening)
         try:
+            if request.abort is not None:
+                request.abort.holds(opening)
             # close() sets the flag before it looks for what is being opened.
             if self._closed:
                 raise closed_error(False)

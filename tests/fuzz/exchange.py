@@ -115,6 +115,9 @@ def judge(data: bytes, method: bytes) -> tuple[str, str]:
         return f"exchange: {mine[0]}, equal", ""
     if mine == ("refused",):
         return "exchange: stricter", ""
-    reason = oracle.more_lenient(data, mine)
+    tidy, reason = oracle.tidied(data)
+    again = ours(tidy, method)
+    if not reason or again[:2] != mine[:2] or again != httpcores(tidy, method):
+        reason = oracle.more_lenient(data, mine)
     problem = "" if reason else f"{method!r} {data!r}: {mine}, httpcore {theirs}"
     return f"exchange: {reason}", problem

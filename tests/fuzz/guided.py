@@ -31,4 +31,4 @@ def _answer(data: bytes, head_only: bool) -> str:
     if cut[:3] + cut[4:] != whole[:3] + whole[4:]:
         return f"depends on the cuts: {data!r}: {whole} {cut}"
     theirs = oracle.h11s(data, head_only)
-    return "" if oracle.explained(data, whole, theirs) else f"{data!r}: {whole} {theirs}"
+    return "" if oracle.explained(data, whole, theirs, head_only) else f"{data!r}: {whole} {theirs}"

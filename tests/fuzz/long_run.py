@@ -113,7 +113,7 @@ def examine_answer(rand: Random, data: bytes) -> tuple[str, str]:
     if cut[:3] + cut[4:] != whole[:3] + whole[4:]:
         return "answer split", f"depends on the cuts: {data!r}: {whole} {cut}"
     theirs = oracle.h11s(data, head_only)
-    reason = oracle.explained(data, whole, theirs)
+    reason = oracle.explained(data, whole, theirs, head_only)
     problem = "" if reason else f"too lenient (HEAD {head_only}): {data!r}: {whole}, h11 {theirs}"
     return f"answer {whole[0]}: {reason}", problem
 

@@ -8,7 +8,7 @@ Everything else that differs is a finding. No test and no clock in here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -22,11 +22,46 @@ from meshclient.transport.trailers import may_be_trailer
 #: ("ok", status, body, reusable, headers, trailers), ("refused",) or ("incomplete",).
 Verdict = tuple[Any, ...]
 
-_EMPTY_LINE = re.compile(rb"(?:^|\r\n\r\n)[\r\n]+HTTP/")
-_REASON = re.compile(rb"HTTP/1\.[01] [0-9]{3} [^\r\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
-_EXTENSION = re.compile(rb"[0-9a-fA-F];[^\r\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
-_LEADING_ZEROS = re.compile(rb"\n0{5,}[0-9a-fA-F]*[;\r]")
-_IDENTITY = re.compile(rb"(?i)transfer-encoding:[ \t]*identity")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]")
+_EMPTY_LINE = re.compile(rb"(^|\r\n\r\n)[\r\n]+(?=HTTP/)")
+_REASON = re.compile(rb"(HTTP/1\.[01] [0-9]{3} )([^\r\n]*)")
+_EXTENSION = re.compile(rb"([0-9a-fA-F];)([^\r\n]*)")
+_LEADING_ZEROS = re.compile(rb"(\n)0{5,}(?=[0-9a-fA-F]+[;\r])")
+_IDENTITY = re.compile(rb"(?i)()\r\ntransfer-encoding:[ \t]*identity[ \t]*(?=\r\n)")
+
+#: What we let pass and h11 does not: the reason, and the answer without it.
+_TIDIED: tuple[tuple[str, Callable[[bytes], bytes]], ...] = (
+    (
+        "empty lines before a status line are skipped",
+        lambda data: _EMPTY_LINE.sub(rb"\1", data),
+    ),
+    (
+        "control characters in a reason or an extension, which nobody reads",
+        lambda data: _EXTENSION.sub(_readable, _REASON.sub(_readable, data)),
+    ),
+    (
+        "a chunk size with many leading zeros is the number that it is",
+        lambda data: _LEADING_ZEROS.sub(rb"\1", data),
+    ),
+    (
+        "identity, the coding that RFC 2616 had, is none",
+        lambda data: _IDENTITY.sub(rb"\1", data),
+    ),
+)
+
+
+def _readable(found: re.Match[bytes]) -> bytes:
+    return found[1] + _CONTROL.sub(b"x", found[2])
+
+
+def tidied(data: bytes) -> tuple[bytes, str]:
+    """The answer without what we alone let pass, and what that was; "" for nothing."""
+    reasons = []
+    for reason, tidy in _TIDIED:
+        before, data = data, tidy(data)
+        if data != before:
+            reasons.append(reason)
+    return data, "; ".join(reasons)
 
 
 def ours(data: bytes, cuts: list[int], head_only: bool = False) -> Verdict:
@@ -100,8 +135,20 @@ def h11s(data: bytes, head_only: bool = False) -> Verdict:
     return ("ok", status, bytes(body), reusable, headers, trailers)
 
 
-def explained(data: bytes, mine: Verdict, theirs: Verdict) -> str:
+def explained(data: bytes, mine: Verdict, theirs: Verdict, head_only: bool = False) -> str:
     """Why a difference is meant to be; empty for a finding."""
+    reason = strict(mine, theirs)
+    if reason:
+        return reason
+    tidy, why = tidied(data)
+    again = ours(tidy, [], head_only)
+    if why and again[:2] == mine[:2] and strict(again, h11s(tidy, head_only)):
+        return why  # without it, both read the same
+    return more_lenient(data, mine)
+
+
+def strict(mine: Verdict, theirs: Verdict) -> str:
+    """Why a difference is no risk; empty where it is one."""
     if mine == theirs:
         return "equal"
     if mine[0] != "ok":
@@ -109,26 +156,15 @@ def explained(data: bytes, mine: Verdict, theirs: Verdict) -> str:
         # do is refuse a plainly good answer; that has a property test of its own.
         return "stricter"
     same = theirs[0] == "ok" and mine[1:3] + mine[4:] == theirs[1:3] + theirs[4:]
-    if same and not mine[3]:
-        return "closes"
-    return more_lenient(data, mine)
+    return "closes" if same and not mine[3] else ""
 
 
 def more_lenient(data: bytes, mine: Verdict) -> str:
-    """Why we may take an answer that h11 refuses; empty for a finding."""
-    head = data.partition(b"\r\n\r\n")[0].lower()
-    if mine[1] in (204, 304) or b" 204" in head or b" 304" in head:
+    """Why we may take an answer that h11 refuses, of the reasons that no tidying shows."""
+    if mine[1] in (204, 304) and mine[2] == b"":
         return "framing headers mean nothing where no body can be"
-    if b"http/1.0" in head:
+    if b"http/1.0" in data.lower():
         return "an HTTP/1.0 peer that chunks is believed"
-    if _EMPTY_LINE.search(data):
-        return "empty lines before a status line are skipped"
-    if _REASON.search(data) or _EXTENSION.search(data):
-        return "control characters in a reason or an extension, which nobody reads"
-    if _LEADING_ZEROS.search(data):
-        return "a chunk size with many leading zeros is the number that it is"
-    if _IDENTITY.search(data):
-        return "identity, the coding that RFC 2616 had, is none"
     return ""
 
 

@@ -6,9 +6,11 @@ apart that it is certain, too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from meshclient.model.cluster import UNLIMITED, Limits
+from meshclient.model.cluster import UNLIMITED, Cluster, Limits
+from meshclient.model.load_balancing import LoadBalancing
+from meshclient.model.matching import PathMatch, RouteMatch
 from meshclient.model.retry import BackOff, RetryPolicy
 from meshclient.model.routes import (
     NO_OPERATIONS,
@@ -79,6 +81,9 @@ def _host(plan: Plan, draw: Draw, name: str, index: int, retry: RetryPolicy | No
     )
 
 
+_NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Burst:
     """``requests`` calls, one every 80 ms, to an upstream that takes ``slow_s``."""
@@ -87,6 +92,12 @@ class Burst:
     limits: Limits
     requests: int
     slow_s: float = 0.8
+    #: Limits of the calls on the route of priority high, which paths with "/high" take.
+    high: Limits = _NO_LIMITS
+    #: The numbers of the requests that take it.
+    important: frozenset[int] = frozenset()
+    #: All endpoints of the cluster; they lead to the same upstream's ports.
+    endpoints: int = 1
 
 
 BURSTS = (
@@ -96,22 +107,57 @@ BURSTS = (
     Burst("connections-2-pending-1", Limits(2, 1), 6),
     Burst("connections-1-pending-1", Limits(1, 1), 4),
     Burst("connections-3-requests-2", Limits(3, UNLIMITED, 2), 5),
+    Burst("high-unlimited", Limits(max_requests=1), 6, important=frozenset({1, 3})),
+    Burst(
+        "high-requests-1",
+        Limits(max_requests=2),
+        6,
+        0.8,
+        Limits(max_requests=1),
+        frozenset({1, 2, 4}),
+    ),
+    Burst("high-pending-1", Limits(), 5, 0.8, Limits(1, 1), frozenset({0, 1, 2, 3})),
+    Burst("default-spares-high", Limits(0, 0, 0), 4, 0.3, Limits(2, 1), frozenset({0, 1, 3})),
+    Burst("per-host-1", Limits(max_pending_requests=1, max_connections_per_endpoint=1), 4),
+    Burst("per-host-2", Limits(UNLIMITED, 2, max_connections_per_endpoint=2), 6),
+    Burst("per-host-1-of-2", Limits(UNLIMITED, 1, max_connections_per_endpoint=1), 5, endpoints=2),
+    Burst(
+        "per-host-over-both",
+        Limits(UNLIMITED, 1, max_connections_per_endpoint=2),
+        6,
+        high=Limits(UNLIMITED, 1, max_connections_per_endpoint=2),
+        important=frozenset({1, 2, 5}),
+    ),
 )
 
 
 def build_bursts(upstreams: Upstreams) -> Plan:
     """A cluster and a virtual host per burst, and no cases."""
-    plan = Plan(
-        {b.name: cluster(b.name, [upstreams.ports[UPSTREAMS[0]]], b.limits) for b in BURSTS}
+    plan = Plan({b.name: _cluster(b, upstreams) for b in BURSTS})
+    plan.tables.append(
+        RouteConfiguration("bursts", tuple(map(_burst_host, BURSTS)), ignore_port=False)
     )
-    retry = RetryPolicy(frozenset({"5xx", "reset"}), 2, back_off=BackOff(0.001, 0.002))
-    hosts = tuple(
-        VirtualHost(
-            b.name,
-            (f"{b.name}.test",),
-            (Route(ForwardAction((WeightedCluster(b.name),), retry=retry), name=b.name),),
-        )
-        for b in BURSTS
-    )
-    plan.tables.append(RouteConfiguration("bursts", hosts, ignore_port=False))
     return plan
+
+
+def _cluster(burst: Burst, upstreams: Upstreams) -> Cluster:
+    ports = [upstreams.ports[name] for name in UPSTREAMS[: burst.endpoints]]
+    made = cluster(burst.name, ports, burst.limits)
+    policy = replace(
+        made.policy,
+        high_priority_limits=burst.high,
+        load_balancing=LoadBalancing(policy="round_robin"),
+    )
+    return replace(made, policy=policy)
+
+
+def _burst_host(burst: Burst) -> VirtualHost:
+    retry = RetryPolicy(frozenset({"5xx", "reset"}), 2, back_off=BackOff(0.001, 0.002))
+    ordinary = ForwardAction((WeightedCluster(burst.name),), retry=retry)
+    important = Route(
+        replace(ordinary, priority="high"),
+        RouteMatch(path=PathMatch("prefix", "/high")),
+        name=f"{burst.name}-high",
+    )
+    routes = (important, Route(ordinary, name=burst.name))
+    return VirtualHost(burst.name, (f"{burst.name}.test",), routes)

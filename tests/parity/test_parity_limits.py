@@ -64,7 +64,8 @@ def _burst(
     with ThreadPoolExecutor(burst.requests) as threads:
         sent = []
         for number in range(burst.requests):
-            request = Request(f"{burst.name}.test", f"/{number}")
+            place = "/high" if number in burst.important else ""
+            request = Request(f"{burst.name}.test", f"{place}/{number}")
             sent.append(threads.submit(send, request, key))
             time.sleep(_APART_S)
         answers: list[object] = [_told(exchange.result(20)) for exchange in sent]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from meshclient.model.cluster import Cluster, Limits
+from meshclient.model.cluster import Cluster, ClusterPolicy, Limits
+from meshclient.model.retry import RetryBudget
 from meshclient.model.routes import Fault, RouteConfiguration
 
 from .to_envoy_health import endpoint_health_json, health_json
@@ -112,11 +113,24 @@ def cluster_json(cluster: Cluster) -> Json:
         "connect_timeout": seconds(policy.connection.connect_timeout_s),
         "lb_policy": _BALANCERS[policy.load_balancing.policy],
         "common_lb_config": {"healthy_panic_threshold": {"value": policy.panic_threshold_percent}},
-        "circuit_breakers": {"thresholds": [_thresholds(policy.limits)]},
+        "circuit_breakers": _circuit_breakers(policy),
         "load_assignment": {
             "cluster_name": cluster.name,
             "endpoints": [{"lb_endpoints": list(_endpoints(cluster))}] if cluster.endpoints else [],
         },
+    }
+
+
+def _circuit_breakers(policy: ClusterPolicy) -> Json:
+    priorities = {"DEFAULT": policy.limits, "HIGH": policy.high_priority_limits}
+    return {
+        "thresholds": [
+            {"priority": name} | _thresholds(limits) for name, limits in priorities.items()
+        ],
+        "per_host_thresholds": [
+            {"priority": name, "max_connections": limits.max_connections_per_endpoint}
+            for name, limits in priorities.items()
+        ],
     }
 
 
@@ -128,7 +142,7 @@ def _thresholds(limits: Limits) -> Json:
         "max_retries": limits.max_retries,
     }
     budget = limits.retry_budget
-    if budget is not None:
+    if isinstance(budget, RetryBudget):
         out["retry_budget"] = {
             "budget_percent": {"value": budget.percent},
             "min_retry_concurrency": budget.min_concurrency,

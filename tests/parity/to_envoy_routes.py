@@ -214,6 +214,8 @@ def _forward(action: ForwardAction) -> Json:
         **_path_rewrite(action.path_rewrite),
         **_host_rewrite(action),
     }
+    if action.priority == "high":
+        out["priority"] = "HIGH"
     if action.idle_timeout_s is not None:
         out["idle_timeout"] = seconds(action.idle_timeout_s)
     if action.retry is not None:

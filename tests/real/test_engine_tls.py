@@ -60,7 +60,7 @@ def test_bytes_that_are_decrypted_later_are_nobodys_answer(
 ) -> None:
     """The first answer ends where a piece of the decrypted stream does (or one byte before); the
     rest is in no socket any more, and the next call begins before the loop hands it on."""
-    monkeypatch.setattr("meshclient.transport.async_engine.SCRATCH", 4096)
+    monkeypatch.setattr("meshclient.transport.asyncio_decrypted.SCRATCH", 4096)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nX: "
     first_answer = head + b"x" * (4096 - spare - 4004 - len(head)) + b"\r\n\r\n" + bytes(4000)
     forged = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"

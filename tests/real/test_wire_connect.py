@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from abuse_support import SHELLS
 from engine_support import (
     Peer,
@@ -26,7 +27,7 @@ from meshclient import Mesh
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.async_engine import AsyncEngine
 from meshclient.transport.asyncio_upgrade import AsyncUpgradedResponse
-from meshclient.transport.fallback import HttpcoreSyncEngine
+from meshclient.transport.fallback import HttpcoreAsyncEngine, HttpcoreSyncEngine
 from meshclient.transport.interface import InvalidRequest, Target, WireError, WireRequest
 from meshclient.transport.socket_upgrade import SyncUpgradedResponse
 from meshclient.transport.sync_engine import SyncEngine
@@ -209,6 +210,21 @@ def test_the_httpcore_engine_gives_the_same_stream() -> None:
         assert stream.read(64) == b"x"
         stream.close()
         engine.close()
+
+
+def test_the_httpcore_engine_on_trio_gives_the_same_stream() -> None:
+    async def run(server: RawServer) -> None:
+        engine = HttpcoreAsyncEngine()
+        stream: Any = await engine.send(target(server), connect())
+        assert await stream.read(64) == b"hello"
+        await stream.write(b"x")
+        assert await stream.read(64) == b"x"
+        await stream.aclose()
+        await engine.aclose()
+
+    with tunnel(ESTABLISHED + b"hello") as server:
+        trio.run(run, server)
+        asyncio.run(run(server))
 
 
 def mesh_to(server: RawServer) -> Mesh:

@@ -206,6 +206,10 @@ CASES = {
         once(answer(b"hi"), reads_one_more), ([HI, ERROR, NEXT], 2), ([HI, ERROR, NEXT], 2),
         [GET, GET, GET],
     ),
+    "white space around a value of the caller": Case(
+        once(answer(b"hi")), ([ERROR, NEXT], 2), ([HI, NEXT], 1),
+        [("GET", {"A": " b "}, None), GET],
+    ),
     "CR and LF from the caller": Case(
         once(answer(b"hi")), ([ERROR, NEXT], 2), ([ERROR, HI], 1),
         [("GET", {"A": "b\r\nX: y"}, None), GET],
@@ -310,6 +314,24 @@ def test_connect_gives_the_same_stream() -> None:
             with client, client.stream("CONNECT", url, extensions=target) as answered:
                 assert answered.status_code == 200
                 assert talk(answered.extensions["network_stream"]) == b"hello!"
+
+
+def test_an_upgrade_gives_the_same_stream() -> None:
+    switch = b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello"
+    asks = {"Connection": "Upgrade", "Upgrade": "x"}
+
+    def script(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(switch)
+        peer.wait_closed()
+
+    with RawServer(script) as server, mesh() as ours:
+        url = f"http://127.0.0.1:{server.port}/"
+        stock, clients = httpx.Client(trust_env=False), ours.client()
+        for client in (stock, clients):
+            with client, client.stream("GET", url, headers=asks) as answered:
+                assert answered.status_code == 101
+                assert answered.extensions["network_stream"].read(64, 5.0) == b"hello"
 
 
 def test_resending_is_ours_alone_and_only_where_the_file_says_so() -> None:

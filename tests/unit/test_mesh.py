@@ -344,14 +344,11 @@ def test_waiting_in_vain_names_what_is_missing(monkeypatch):
 def test_repr_and_dump(mesh):
     assert repr(mesh) == f"<Mesh open {mesh.snapshot!r}>"
     dump = mesh.dump()
-    (row,) = dump.pop("endpoints")["reviews"]
+    (row,) = dump["endpoints"]["reviews"]
     assert (row["endpoint"], row["health"], row["in_flight"]) == ("127.0.0.1:1", "healthy", 0)
-    assert dump == {
-        "version": 1,
-        "clusters": {"reviews": {"127.0.0.1:1": 0}, "PassthroughCluster": {}},
-        "health": {"outlier_detection": {}, "health_check": {}},
-        "pools": {},
-    }
+    assert (dump["version"], dump["pools"]) == (1, {})
+    assert dump["clusters"] == {"reviews": {"127.0.0.1:1": 0}, "PassthroughCluster": {}}
+    assert dump["health"] == {"outlier_detection": {}, "health_check": {}}
 
 
 def test_the_dump_shows_calls_to_hosts_without_policy(mesh):

@@ -21,6 +21,7 @@ from meshclient.model.cluster import (
     TcpKeepalive,
     TlsSettings,
 )
+from meshclient.model.hedging import Comparison, Hedging
 from meshclient.model.matching import Fraction, HeaderMatch, StringMatch
 from meshclient.model.retry import (
     IDEMPOTENT_METHODS,
@@ -314,14 +315,14 @@ def test_a_route_replaces_the_terms_of_its_service() -> None:
     inherited = route(**service)
     assert isinstance(inherited.action, ForwardAction)
     assert inherited.action.mirrors == (Mirror("b"),)
-    assert inherited.action.hedge_delay_s == 0.01
-    assert sorted(notes(inherited)) == ["hedging", "mirror"]
+    assert inherited.action.hedging == Hedging(0.01)
+    assert notes(inherited) == []
     off = {"retries": {"attempts": 0}, "fault": {}, "mirror": [], "hedging": {}}
     changed = route(**service, routes=[{**off, "hash_on": {"query": "q"}}])
     assert isinstance(changed.action, ForwardAction)
     assert changed.action.retry is None
     assert changed.action.mirrors == ()
-    assert changed.action.hedge_delay_s is None
+    assert changed.action.hedging is None
     assert changed.action.hash_policy == (HashPolicy("query", "q"),)
     assert changed.fault is None
     assert notes(changed) == []
@@ -349,6 +350,27 @@ def test_fault_and_mirror() -> None:
         Mirror("b", Fraction(125_000, 1_000_000)),
         Mirror("a", Fraction(100)),
     )
+    compare = {"status": False, "headers": ["X-Version"], "json": True}
+    one = {"to": "b", "shadow_host_suffix": True, "compare": compare}
+    assert action(mirror=one).mirrors == (
+        Mirror("b", host_suffix=True, compare=Comparison(False, ("x-version",), True)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hedging", "expected"),
+    [
+        ({"delay": "50ms"}, Hedging(0.05)),
+        ({"delay": "1s", "max_hedges": 3}, Hedging(1.0, False, 3)),
+        ({"on_per_try_timeout": True}, Hedging(on_per_try_timeout=True)),
+        ({"delay": "0s"}, None),
+        ({"on_per_try_timeout": False}, None),
+        ({}, None),
+    ],
+)
+def test_hedging(hedging: dict[str, Any], expected: Hedging | None) -> None:
+    assert action(hedging=hedging).hedging == expected
+    assert notes(route(hedging=hedging)) == []
 
 
 @pytest.mark.parametrize(
@@ -404,6 +426,11 @@ def test_fault_and_mirror() -> None:
         ({"fault": {"delay": {}}}, '"fixed_delay" is missing'),
         ({"mirror": {"to": "nobody"}}, "neither a subset of a nor a service"),
         ({"mirror": {}}, '"to" is missing'),
+        ({"mirror": {"to": "b", "compare": {"status": False}}}, "nothing is compared"),
+        ({"mirror": {"to": "b", "compare": {"headers": ["a b"]}}}, "is not a header name"),
+        ({"hedging": {"max_hedges": 2}}, "max_hedges counts the tries that the delay starts"),
+        ({"hedging": {"delay": "1s", "max_hedges": 0}}, "0 is less than 1"),
+        ({"hedging": {"delays": "1s"}}, 'did you mean "delay"?'),
         ({"timeout": "2"}, "the unit is missing"),
         ({"subsets": {"x": {"labels": {}, "timeout": "1s"}}}, 'unknown field "timeout" in subset'),
     ],

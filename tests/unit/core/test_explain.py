@@ -92,10 +92,7 @@ decided by:
   FILE:14 (VirtualService default/reviews)
   FILE:23 (VirtualService default/reviews)
   FILE:1 (Service default/reviews)
-  FILE:27 (DestinationRule default/reviews)
-
-not yet honoured:
-  spec.http[1].mirror: mirroring: read, but not yet honoured  [FILE:25:13]"""
+  FILE:27 (DestinationRule default/reviews)"""
 
 
 def test_an_istio_file_word_for_word(tmp_path: Path):
