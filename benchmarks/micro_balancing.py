@@ -1,17 +1,25 @@
-"""Nanoseconds per decision of load balancing and retries. Run it; it takes about a minute.
+"""What load balancing and retries cost per decision: nanoseconds, and parts of B.
 
-No network: only the arithmetic that stands between a call and its endpoint.
+No network: only the arithmetic that stands between a call and its endpoint. B is the CPU of
+one bare ``httpx.AsyncClient`` GET at concurrency 1, measured in the same run against a server
+in a process of its own. Budget: 0.002 B per pick at any size. It takes about a minute.
+
+    python benchmarks/micro_balancing.py
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import timeit
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
+
+from compare import measure
+from server import Server
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
 from meshclient.model.cluster import (
@@ -30,6 +38,7 @@ from meshclient.model.retry import RetryPolicy
 from meshclient.resilience import RetryLimiter, RetryState, may_retry, read_overrides
 
 REPEATS = 15
+BUDGET = 0.002
 rand = partial(random.Random(1).getrandbits, 64)
 
 RESPONSE = [
@@ -113,32 +122,68 @@ def made(cluster: Cluster, states: Sequence[EndpointState] | None = None) -> Bal
     return make_balancer(cluster, states, rand(), local=(*callers, callers[0]), node=ZONES[0])
 
 
-def cells(name: str, clusters: Sequence[Cluster]) -> None:
+def cells(name: str, clusters: Sequence[Cluster], b_us: float, *, busy: bool = False) -> None:
     row = []
     for cluster in clusters:
+        states = carry_over((), cluster)
+        for state in states if busy else ():
+            state.acquire()
+            state.acquire()
         picks = 20 if cluster.policy.load_balancing.full_scan else 1_000
-        row.append(nanoseconds(partial(made(cluster).pick, rand, 0.0, Hashed()), picks))
-    print(f"{name:44}" + "".join(f"{cell:9.0f}" for cell in row), flush=True)
+        row.append(nanoseconds(partial(made(cluster, states).pick, rand, 0.0, Hashed()), picks))
+    most = max(row) / 1000 / b_us
+    over = "  over the budget" if most > BUDGET else ""
+    print(f"{name:44}" + "".join(f"{cell:9.0f}" for cell in row) + f"{most:9.4f}{over}", flush=True)
 
 
-def picks() -> None:
+def picks(b_us: float) -> None:
     """Every policy there is; a policy new to the model is measured without a change here."""
-    print(f"{'ns per pick, by endpoints':44}" + "".join(f"{size:>9}" for size in SIZES))
+    sizes = "".join(f"{size:>9}" for size in SIZES)
+    print(f"{'ns per pick, by endpoints':44}{sizes}{'most, B':>9}")
     for policy in get_args(LbPolicy):
         for equal in (True, False):
             name = f"{policy}, {'equal' if equal else 'unequal'} weights"
-            cells(name, [cluster_of(size, policy, equal=equal) for size in SIZES])
+            cells(name, [cluster_of(size, policy, equal=equal) for size in SIZES], b_us)
     full = [cluster_of(size, "least_request") for size in SIZES]
     scan = LoadBalancing(full_scan=True)
-    cells(
-        "least_request, full scan",
-        [replace(c, policy=replace(c.policy, load_balancing=scan)) for c in full],
-    )
+    cells("least_request, full scan", [with_settings(c, scan) for c in full], b_us)
+    for policy in ("ring_hash", "maglev"):
+        bounded = LoadBalancing(policy, hash_balance_factor=150)
+        clusters = [with_settings(cluster_of(size, policy), bounded) for size in SIZES]
+        cells(f"{policy}, bounded load, everybody busy", clusters, b_us, busy=True)
     for shape in SHAPES[1:]:
-        cells(
-            f"round_robin under {shape}",
-            [cluster_of(size, "round_robin", shape=shape) for size in SIZES],
-        )
+        clusters = [cluster_of(size, "round_robin", shape=shape) for size in SIZES]
+        cells(f"round_robin under {shape}", clusters, b_us)
+
+
+def with_settings(cluster: Cluster, settings: LoadBalancing) -> Cluster:
+    return replace(cluster, policy=replace(cluster.policy, load_balancing=settings))
+
+
+def tables() -> None:
+    """Rings and tables of a thousand endpoints, made anew."""
+    print(f"{'ms per table of 1000 endpoints':44}{'equal':>9}{'unequal':>9}")
+    ring_sizes = (1024, 4096, 16_384, 65_536)
+    shapes = [
+        (f"ring of {n} points", LoadBalancing("ring_hash", minimum_ring_size=n)) for n in ring_sizes
+    ]
+    for name, settings in (*shapes, ("maglev of 65537 places", LoadBalancing("maglev"))):
+        row = []
+        for equal in (True, False):
+            cluster = with_settings(cluster_of(1000, settings.policy, equal=equal), settings)
+            states = carry_over((), cluster)
+            row.append(min(timeit.repeat(partial(made, cluster, states), number=1, repeat=3)) * 1e3)
+        print(f"{name:44}" + "".join(f"{ms:9.2f}" for ms in row), flush=True)
+
+
+def memory_of_states() -> None:
+    cluster = cluster_of(10_000, "round_robin")
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    kept = carry_over((), cluster)
+    each = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+    tracemalloc.stop()
+    print(f"{'bytes per endpoint: its state':44}{each:9.0f}")
 
 
 def rebuilds() -> None:
@@ -198,8 +243,25 @@ def retries() -> None:
     print(f"{'control headers, none there':32}{nanoseconds(lambda: read_overrides(request)):9.0f}")
 
 
-if __name__ == "__main__":
-    picks()
+def unit_us(port: int) -> float:
+    """B, in microseconds."""
+    return statistics.median(
+        measure("httpx", ("async", 1), port, 0, 0.5)["cpu_us"] for _ in range(3)
+    )
+
+
+def main() -> None:
+    with Server() as server:
+        b_us = unit_us(server.port)
+        print(f"B: {b_us:.0f} us; a pick may cost {b_us * BUDGET * 1000:.0f} ns")
+        picks(b_us)
+        print(f"B once more: {unit_us(server.port):.0f} us")
+    tables()
     rebuilds()
+    memory_of_states()
     counters()
     retries()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """Istio's bookinfo on this machine, without Istio: real processes, Istio's YAML, meshclient.
 
 Shows a 90/10 split, a route for one user, a policy edit picked up while
-traffic runs, and the retries that hide a killed instance. Ends by itself.
+traffic runs, the retries that hide a killed instance, and a circuit breaker around a failing
+one. Ends by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -175,6 +177,66 @@ def edit_under_traffic(client: httpx.Client, folder: Path) -> None:
     raise SystemExit("the edit was never picked up")
 
 
+def guarded(instances: list[Instance]) -> dict[str, Any]:
+    """The same reviews in meshclient's own short format, with a breaker for each instance."""
+    return {
+        "version": 1,
+        "services": {
+            "reviews": {
+                "endpoints": [f"127.0.0.1:{one.port}" for one in instances],
+                "load_balancing": "round_robin",
+                "retries": {"attempts": 1, "on": ["503"]},
+                "circuit_breaker": {
+                    "consecutive_failures": 3,
+                    "open_for": "1s",
+                    "per": "endpoint",
+                },
+            }
+        },
+    }
+
+
+def say(event: meshclient.BreakerEvent, since: float) -> None:
+    words = {
+        meshclient.BreakerOpened: "opens",
+        meshclient.BreakerHalfOpen: "is half_open: one call finds out",
+        meshclient.BreakerClosed: "is closed again",
+    }
+    why = ""
+    if isinstance(event, meshclient.BreakerOpened):
+        failures = f", {event.failures_in_a_row} failures in a row" * bool(event.failures_in_a_row)
+        why = f" for {event.for_s:g} s ({event.reason.replace('_', ' ')}{failures})"
+    after_s = time.monotonic() - since
+    print(f"   {after_s:4.1f} s  breaker of {event.endpoint} {words[type(event)]}{why}", flush=True)
+
+
+def breaker_scene(instances: list[Instance]) -> int:
+    """One of two instances answers 503 for a while; how many calls failed."""
+    print("\n== one of two reviews instances answers 503 for 2.5 s; each has a circuit breaker")
+    sick = f"http://127.0.0.1:{instances[0].port}"
+    results: Counter[int] = Counter()
+    tries = 0
+    started = time.monotonic()
+    with (
+        meshclient.Mesh.from_documents([guarded(instances)]) as mesh,
+        mesh.client() as client,
+        httpx.Client() as bare,
+    ):
+        mesh.breaker("reviews").subscribe(lambda event: say(event, started))
+        steps = [(0.5, "/break"), (3.0, "/mend")]
+        while (now := time.monotonic() - started) < 5.0:
+            if steps and now >= steps[0][0]:
+                bare.get(sick + steps.pop(0)[1])
+            response = client.get("http://reviews/reviews/0")
+            results[response.status_code] += 1
+            tries += len(response.extensions["meshclient"].attempts)
+            time.sleep(0.002)
+    failed = results.total() - results[200]
+    spared = tries - results.total()
+    print(f"   {results.total()} calls, {failed} failed, {spared} tries met the failing instance")
+    return failed
+
+
 def demo(folder: Path) -> int:
     started = time.monotonic()
     instances = plan()
@@ -199,12 +261,13 @@ def demo(folder: Path) -> int:
             killer.start()
             phases[3].run(client, "", 5)
             killer.join()
+        broken = breaker_scene([i for i in instances if (i.app, i.version) == ("reviews", "v1")])
         print("\n== why does jason get v2?\n")
         print(mesh.explain("GET", "http://reviews:9080/reviews/0", {"end-user": "jason"}))
     print("\n== summary")
     for phase in phases:
         print(f"   {phase.title}\n      {phase.summary()}")
-    failed = sum(phase.failures.total() for phase in phases)
+    failed = broken + sum(phase.failures.total() for phase in phases)
     calls = sum(phase.versions.total() for phase in phases)
     print(f"\n{calls} calls, {failed} failed, {time.monotonic() - started:.0f} s")
     return 1 if failed else 0

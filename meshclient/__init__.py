@@ -24,9 +24,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from meshclient import context
+    from meshclient.breaker_handle import BreakerHandle
+    from meshclient.context import deadline
     from meshclient.errors import (
         CallError,
         CallTimeout,
+        CircuitOpen,
         ClosedError,
         ConfigError,
         ConnectFailed,
@@ -49,6 +53,12 @@ if TYPE_CHECKING:
     from meshclient.explain import Explanation
     from meshclient.mesh import Mesh
     from meshclient.model.events import (
+        BreakerClosed,
+        BreakerEvent,
+        BreakerHalfOpen,
+        BreakerOpened,
+        BreakerStorageFailed,
+        BreakerStorageRecovered,
         ConfigApplied,
         ConfigRejected,
         DiscoveryFailed,
@@ -64,9 +74,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "meshclient.context": ("deadline",),
+    "meshclient.breaker_handle": ("BreakerHandle",),
     "meshclient.errors": (
         "CallError",
         "CallTimeout",
+        "CircuitOpen",
         "ClosedError",
         "ConfigError",
         "ConnectFailed",
@@ -89,6 +102,12 @@ _HOMES = {
     "meshclient.explain": ("Explanation",),
     "meshclient.mesh": ("Mesh",),
     "meshclient.model.events": (
+        "BreakerClosed",
+        "BreakerEvent",
+        "BreakerHalfOpen",
+        "BreakerOpened",
+        "BreakerStorageFailed",
+        "BreakerStorageRecovered",
         "ConfigApplied",
         "ConfigRejected",
         "DiscoveryFailed",
@@ -105,9 +124,17 @@ _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AttemptReport",
+    "BreakerClosed",
+    "BreakerEvent",
+    "BreakerHalfOpen",
+    "BreakerHandle",
+    "BreakerOpened",
+    "BreakerStorageFailed",
+    "BreakerStorageRecovered",
     "CallError",
     "CallReport",
     "CallTimeout",
+    "CircuitOpen",
     "ClosedError",
     "ConfigApplied",
     "ConfigError",
@@ -139,11 +166,15 @@ __all__ = [
     "UpstreamProtocolError",
     "UpstreamReset",
     "__version__",
+    "context",
+    "deadline",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Load a public name at its first use (PEP 562)."""
+    if name == "context":
+        return import_module("meshclient.context")
     home = _WHERE.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -91,6 +91,11 @@ class Attempt:
         return self.state.key
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it counts no more."""
+        return self._closed
+
+    @property
     def peer(self) -> Endpoint:
         """Where to send the request."""
         return self.state.endpoint

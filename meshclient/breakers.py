@@ -87,6 +87,11 @@ class BreakerStates:
                 breaker.circuit.leave()
         self._old = {}
 
+    def leave(self) -> None:
+        """The mesh is closed: the caller's own objects are as they were before."""
+        for breaker in self.by_key.values():
+            breaker.circuit.leave()
+
     def of(self, name: str) -> list[Breaker]:
         """Those of a service, or of one cluster."""
         return [
@@ -123,6 +128,8 @@ class BreakerStates:
             from meshclient.resilience.breaker import Breaker
 
             found = Breaker(settings, scope, self._tell, own)
+        elif found.settings.source != settings.source:
+            found.stands_at(settings)
         self.by_key[key] = found
         return found
 

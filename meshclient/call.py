@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from meshclient import errors, gates
 from meshclient.attempt import Attempt
 from meshclient.balancing.session import STRICT_MISS
-from meshclient.call_record import CallRecord
+from meshclient.call_record import CallRecord, grpc_status_of
 from meshclient.hedge import OUTLASTED, plan
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.request import LocalReply, RequestHead
@@ -104,6 +104,8 @@ class Call(CallRecord):
         self.attempts: list[Attempt] = []
         self.notes: tuple[str, ...] = ()
         self.reply: LocalReply | None = None
+        self.fallback = None
+        self.fallen_back = ""
         self.error: errors.CallError | None = None
         self.filter_headers = None
         self.grpc_status = -1
@@ -159,6 +161,7 @@ class Call(CallRecord):
         self._count_attempts = (
             route.forward.include_attempt_count or host.virtual_host.include_attempt_count
         )
+        self.fallback = route.forward.fallback
         if route.filters is None or dry:
             self._follow(route)
         else:
@@ -268,6 +271,17 @@ class Call(CallRecord):
             )
         self._read_headers(route, action)
 
+    def divert(self, name: str) -> None:
+        """Go to the cluster ``name`` instead, which exists. Before the first try only."""
+        self.cluster = cluster = self.plane.clusters[name]
+        self.weighted = WeightedCluster(name)
+        assert self.route is not None
+        priority = self.route.forward.priority
+        self.lane = cluster.lane if priority == "default" else cluster.high
+        self.hedge = self.error = None
+        if cluster.refusal:
+            self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
+
     def _read_headers(self, route: CompiledRoute, action: ForwardAction) -> None:
         """The caller's control headers and the route's header edits, in Envoy's order.
 
@@ -330,26 +344,27 @@ class Call(CallRecord):
         lane = self.lane
         assert lane is not None
         tries, route = self.attempts, self.route
-        if tries or self.inbound is not None:
+        inbound = self.inbound
+        if tries or (inbound is not None and inbound.deadline is not None):
             self._check_time(now)
         passed: list[tuple[Breaker, int]] | None = None
         if cluster.breaker is not None or (route is not None and route.breaker is not None):
             # Before all that counts: a refused call takes nothing from any limit or budget.
-            passed = self._enter_breakers(cluster, now)
+            passed = gates.enter(self, cluster, now)
         if not tries and lane.limiter.counts_requests:
             lane.limiter.on_request(now)
         state = self._pick(cluster, now)
         if state is not None and state.breaker is not None:
-            state, passed = self._enter_endpoint(cluster, state, passed, now)
+            state, passed = gates.enter_endpoint(self, cluster, state, passed, now)
         if state is None:
-            gates.give_back(passed or [], now)
+            gates.give_back(passed, now)
             self.release_retry()
             self.error = self._no_endpoint(cluster)
             self.leave(now)
             raise self.error
         requests = lane.requests
         if requests is not None and not requests.acquire():
-            gates.give_back(passed or [], now)
+            gates.give_back(passed, now)
             overflow = self._overflow(state, cluster, lane, now)
             self.leave(now)
             raise overflow
@@ -364,7 +379,6 @@ class Call(CallRecord):
             if attempt.response_timeout_s is None or left < attempt.response_timeout_s:
                 attempt.response_timeout_s = left if left > 0.0 else 0.0
                 attempt.by_caller = True
-        inbound = self.inbound
         if inbound is not None and inbound.deadline is not None:
             known = route is not None or self.plane.snapshot.propagation.unknown_hosts == "all"
             bound(attempt, inbound, now, known)
@@ -383,26 +397,6 @@ class Call(CallRecord):
         self._finish(attempt, Outcome(reset=ResetReason.OVERFLOW, sent=False, error=cause), now)
         assert self.error is not None
         return self.error
-
-    def _enter_breakers(self, cluster: ClusterState, now: float) -> list[tuple[Breaker, int]]:
-        try:
-            return gates.enter(self, cluster, now)
-        except errors.CircuitOpen:
-            self.leave(now)
-            raise
-
-    def _enter_endpoint(
-        self,
-        cluster: ClusterState,
-        state: EndpointState,
-        passed: list[tuple[Breaker, int]] | None,
-        now: float,
-    ) -> tuple[EndpointState, list[tuple[Breaker, int]]]:
-        try:
-            return gates.enter_endpoint(self, cluster, state, passed, now)
-        except errors.CircuitOpen:
-            self.leave(now)
-            raise
 
     def _pick(self, cluster: ClusterState, now: float) -> EndpointState | None:
         head = self.head
@@ -513,17 +507,19 @@ class Call(CallRecord):
         if observe is not None and (status or not self._caller_gave_up(attempt, outcome, now)):
             observe(attempt.state, outcome, attempt.started, now)
         if attempt.gates is not None:
-            ignored = not status and self._caller_gave_up(attempt, outcome, now)
-            gates.tell(attempt, outcome, ignored, now)
+            gates.tell(self, attempt, outcome, now)
         if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
             attempt.kind = classify(outcome, False)
-            attempt.outcome = "success" if status < 500 else self._failed(outcome)
-            if attempt.lane.limiter.counts_answers:
-                attempt.lane.limiter.on_answer(now)
+            good = status < 500 and outcome.grpc_status <= 0
+            attempt.outcome = "success" if good else self._failed(outcome)
+            answered = attempt.lane.answered
+            if answered is not None:
+                answered.on_answer(now)
             if self._retry is not None:
                 self.release_retry()
             if self._entered is not None:
                 attempt.on_close = self
+                self.grpc_status = grpc_status_of(outcome)
             return None
         delay_s = None
         hedge = self.hedge
@@ -533,8 +529,8 @@ class Call(CallRecord):
             and (hedge is None or hedge.may_repeat(attempt))
         ):
             delay_s = self._retry_delay(policy, outcome, now)
-        elif attempt.lane.limiter.counts_answers:
-            attempt.lane.limiter.on_answer(now)
+        elif attempt.lane.answered is not None:
+            attempt.lane.answered.on_answer(now)
         attempt.kind = classify(outcome, delay_s is not None)
         if delay_s is None:
             if hedge is not None and hedge.outlasts(attempt, outcome, now):
@@ -545,6 +541,7 @@ class Call(CallRecord):
             delay_s = self._within_deadline(delay_s, now)
         if delay_s is None and self._entered is not None:
             attempt.on_close = self
+            self.grpc_status = grpc_status_of(outcome)
         return delay_s
 
     def _over(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
@@ -566,15 +563,16 @@ class Call(CallRecord):
         if self._wall_clock is not None and policy.rate_limited is not None:
             unix_now = self._wall_clock()
         elapsed_s = now - self._started
-        delay_s = retry.decide(outcome, lane.limiter, self._rand, now, elapsed_s, cluster, unix_now)
+        load = LaneLoad(cluster, lane)
+        delay_s = retry.decide(outcome, lane.limiter, self._rand, now, elapsed_s, load, unix_now)
         if delay_s is not None:
             why = gates.closed_ahead(self, cluster, now + delay_s)
             if why:
                 delay_s = None
                 self.notes = (*self.notes, why)
                 self._extra_flags = (*self._extra_flags, errors.CircuitOpen.flag)
-        if delay_s is None and not retry.flag and lane.limiter.counts_answers:
-            lane.limiter.on_answer(now)
+        if delay_s is None and not retry.flag and lane.answered is not None:
+            lane.answered.on_answer(now)
         if retry.note:
             self.notes = (*self.notes, retry.note)
         if retry.flag:

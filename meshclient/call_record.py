@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meshclient.attempt import Attempt
     from meshclient.cluster_state import ClusterState, Lane
     from meshclient.hedge import Hedge
+    from meshclient.model.fallback import Fallback
     from meshclient.model.inbound import Inbound
     from meshclient.model.request import LocalReply, RequestHead
     from meshclient.model.retry import RetryPolicy
@@ -50,6 +51,8 @@ class CallRecord:
         "cluster",
         "context",
         "error",
+        "fallback",
+        "fallen_back",
         "filter_headers",
         "give_up_at",
         "grpc_status",
@@ -95,6 +98,8 @@ class CallRecord:
     per_try_s: float | None
     virtual_host_name: str
     hold: Verdict | None
+    fallback: Fallback | None
+    fallen_back: str
     inbound: Inbound | None
     hedge: Hedge | None
     _started: float
@@ -116,7 +121,6 @@ class CallRecord:
     def _finish(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """The last outcome: a response passes, whatever its status; a reset becomes an error."""
         self.release_retry()
-        self.grpc_status = outcome.grpc_status
         if self.inbound is not None:
             self._mark(self.inbound, outcome)
         if outcome.reset is None:
@@ -124,7 +128,8 @@ class CallRecord:
             return
         attempt.outcome = outcome.reset.value
         kind = self._error_class(attempt, outcome, now)
-        error = self._reset(kind, WORDS[kind], outcome)
+        what = self._spent() if kind is errors.DeadlineExceeded else WORDS[kind]
+        error = self._reset(kind, what, outcome)
         if not issubclass(kind, errors.CallTimeout):
             error.body = upstream_body(outcome.reset, len(self.attempts))
 
@@ -132,7 +137,7 @@ class CallRecord:
         """The word for a failing answer that no policy would repeat."""
         if self.inbound is not None:
             self._mark(self.inbound, outcome)
-        return "failed"
+        return "failed" if outcome.status >= 500 else "success"
 
     def _mark(self, inbound: Inbound, outcome: Outcome) -> None:
         """Have the answer to the request being handled say that repeating it is in vain,
@@ -181,7 +186,8 @@ class CallRecord:
     def lost(self, attempt: Attempt, now: float) -> None:
         """A try that is cancelled because another one answered: counted nowhere."""
         attempt.duration_s = now - attempt.started
-        attempt.end("lost", OutcomeKind.IGNORED)
+        attempt.outcome, attempt.kind = "lost", OutcomeKind.IGNORED
+        attempt.close(now)
 
     def refuse(self, attempt: Attempt, why: str) -> errors.CallError:
         """The error of a try whose connection cannot be secured as the policy
@@ -330,3 +336,12 @@ class CallRecord:
         own = self.error.flag if self.error is not None else ""
         extra = self._extra_flags
         return (*extra, own) if own and own not in extra else extra
+
+
+def grpc_status_of(outcome: Outcome) -> int:
+    """The status of an RPC that is over with its head (trailers-only), too."""
+    headers = outcome.headers
+    if outcome.grpc_status >= 0 or headers is None:
+        return outcome.grpc_status
+    text = headers.get("grpc-status")
+    return int(text) if text is not None and text.isdecimal() and len(text) < 10 else -1

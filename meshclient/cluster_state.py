@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshclient.balancing import Balancer, EndpointState, carry_over, make_balancer
 from meshclient.balancing.session import SessionAffinity, by_address
-from meshclient.model.cluster import Cluster, Limits
+from meshclient.model.cluster import UNLIMITED, Cluster, Limits
 from meshclient.model.endpoint import NO_LOCALITY, Endpoint, Locality, OriginalDestination
 from meshclient.model.events import RetryLayerFound
 from meshclient.resilience import RequestLimit, RetryLimiter, request_limit, retry_limiter
@@ -20,7 +20,7 @@ from meshclient.resilience.health_membership import settle_membership, without_f
 from meshclient.resilience.outlier import OutlierDetector
 
 if TYPE_CHECKING:
-    from meshclient.balancing.base import OnOutcome
+    from meshclient.balancing.base import OnOutcome, OnTrailers
     from meshclient.model.events import Event
     from meshclient.model.outcome import Outcome
     from meshclient.resilience.breaker import Breaker
@@ -65,19 +65,50 @@ class Lane:
     """What the calls of one routing priority share: requests, retries, connections.
 
     Envoy keeps these apart for DEFAULT and HIGH, so that a flood of ordinary calls leaves
-    room for the important ones. ``requests`` counts what is in flight; None: no limit.
+    room for the important ones. ``requests`` counts what is in flight; None: no limit, and
+    not ``apart``. ``answered`` is the limiter, where it counts answers.
     ``shared`` is where the drivers keep what the connections of the lane share.
     """
 
-    __slots__ = ("apart", "limiter", "limits", "requests", "shared")
+    __slots__ = ("answered", "apart", "limiter", "limits", "requests", "shared")
 
     def __init__(self, limits: Limits, apart: bool = False) -> None:
         self.limits = limits
         #: Whether its connections are other ones than those of the cluster's ordinary calls.
         self.apart = apart
-        self.limiter: RetryLimiter = retry_limiter(limits)
         self.requests: RequestLimit | None = request_limit(limits)
+        if apart and self.requests is None:
+            # Budgets are counted apart, too; see LaneLoad.
+            self.requests = RequestLimit(UNLIMITED)
         self.shared: dict[str, Any] = {}
+        self.use(retry_limiter(limits))
+
+    def use(self, limiter: RetryLimiter) -> None:
+        """Take the retry permits from ``limiter``. Before the first call only."""
+        self.limiter = limiter
+        self.answered = limiter if limiter.counts_answers else None
+
+
+class LaneLoad:
+    """What an Envoy retry budget is a share of: the requests of one priority.
+
+    Ordinary calls are counted on their endpoints alone, so what is theirs is the rest.
+    """
+
+    __slots__ = ("_cluster", "_lane")
+
+    def __init__(self, cluster: ClusterState, lane: Lane) -> None:
+        self._cluster = cluster
+        self._lane = lane
+
+    @property
+    def active_requests(self) -> int:
+        """Requests in flight; see :class:`meshclient.resilience.retry.Load`."""
+        requests = self._cluster.high.requests
+        important = 0 if requests is None else requests.active
+        if self._lane.apart:
+            return important
+        return max(0, self._cluster.active_requests - important)
 
 
 class ClusterState:
@@ -106,6 +137,7 @@ class ClusterState:
         "high",
         "lane",
         "on_outcome",
+        "on_trailers",
         "refusal",
         "retry_layer",
         "session",
@@ -141,6 +173,8 @@ class ClusterState:
         if self.detector is not None:
             self.detector.adopt(self.states, now)
         self.on_outcome: OnOutcome | None = None
+        #: Told of the trailers of a response whose body was read to its end; None: nobody asks.
+        self.on_trailers: OnTrailers | None = None
         #: The breaker of the cluster or its service; put here when the plane is built.
         self.breaker: Breaker | None = kept.breaker if kept else None
         self.balancer: Balancer = self._balance(now, kept.balancer if kept else None)
@@ -159,6 +193,7 @@ class ClusterState:
             or bool(self.cluster.policy.health_checks)
         )
         self.on_outcome = self._observe if watches else None
+        self.on_trailers = balancer.on_trailers
         return balancer
 
     # -- on the control thread -------------------------------------------------
@@ -228,7 +263,7 @@ class ClusterState:
 
     @property
     def active_requests(self) -> int:
-        """Requests in flight on all endpoints; the retry budget's denominator."""
+        """Requests in flight on all endpoints."""
         return sum(state.active for state in self.live_states())
 
     def live_states(self) -> tuple[EndpointState, ...]:

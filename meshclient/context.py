@@ -81,6 +81,13 @@ def enter(
     return Scope(capture(raw, settings_of(mesh), time.monotonic(), time.time()))
 
 
+def detached() -> Scope:
+    """``with meshclient.context.detached():`` work that outlives the request, such as a background
+    task: it carries the same headers on, and the caller's deadline does not end it."""
+    known = current()
+    return Scope(Inbound() if known is None else known.detach())
+
+
 def remaining() -> float | None:
     """Seconds until the deadline in force, below 0 when it has passed; None: there is none."""
     known = current()
@@ -127,6 +134,7 @@ __all__ = [
     "carry",
     "current",
     "deadline",
+    "detached",
     "enter",
     "outbound_headers",
     "remaining",

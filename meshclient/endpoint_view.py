@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshclient.balancing import Candidate
+from meshclient.balancing.client_side_weighted import ReportedWeight
 from meshclient.balancing.peak_ewma import Estimate
 from meshclient.cluster_state import ClusterState
 
@@ -36,6 +37,8 @@ def _row(state: ClusterState, candidate: Candidate, now: float) -> dict[str, Any
     }
     if isinstance(endpoint.load, Estimate):
         row["ewma_ms"] = round(endpoint.load.at(now) * 1000, 3)
+    if isinstance(endpoint.load, ReportedWeight):
+        row["load_report"] = endpoint.load.describe(now)
     if endpoint.breaker is not None:
         row["breaker"] = endpoint.breaker.describe(now)
     if state.detector is not None:

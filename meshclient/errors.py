@@ -32,7 +32,7 @@ their own client library (:mod:`meshclient.clients.families`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meshclient.model.report import CallReport
@@ -135,6 +135,14 @@ class CircuitOpen(Overflow):
 
     breaker = ""
     retry_after_s: float | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What copies and pickles carry besides message and report."""
+        return {"breaker": self.breaker, "retry_after_s": self.retry_after_s}
+
+    def __reduce__(self) -> Any:
+        return (type(self), (str(self), self.report), {**self.details, "body": self.body})
 
 
 class ConnectFailed(CallError):

@@ -12,6 +12,7 @@ from typing import Any
 from meshclient.call import Call
 from meshclient.cluster_state import ClusterState
 from meshclient.endpoint_view import breaker_line, endpoint_line, endpoint_rows
+from meshclient.hedge_view import beside_lines
 from meshclient.model.cluster import Cluster
 from meshclient.model.load_balancing import HASH_POLICIES
 from meshclient.model.request import RequestHead
@@ -37,6 +38,7 @@ class Explanation:
         self.clusters: list[dict[str, Any]] = []
         self.timeouts: dict[str, str] = {}
         self.retry = ""
+        self.beside: list[str] = []
         self.filters: list[str] = []
         self.documents: list[str] = []
         self.not_honoured: list[str] = []
@@ -58,6 +60,7 @@ class Explanation:
             lines.append("")
             lines += [f"{name}: {text}" for name, text in self.timeouts.items()]
             lines.append(f"retries: {self.retry or 'none'}")
+            lines += self.beside
         lines += _block("before the call", self.filters)
         lines += _block("decided by", self.documents)
         lines += _block("not yet honoured", self.not_honoured)
@@ -264,6 +267,7 @@ def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> No
         "idle timeout": _seconds(action.idle_timeout_s),
     }
     result.retry = _retry_terms(policy)
+    result.beside = beside_lines(call, action)
 
 
 def _shares(call: Call, action: ForwardAction, head: RequestHead) -> list[tuple[str, str]]:

@@ -9,14 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
+from meshclient.model.concurrency import AdaptiveConcurrency, AdmissionControl
+from meshclient.model.rate_limit import GlobalRateLimit, LocalRateLimit
 from meshclient.model.routes import Fault, Route
+from meshclient.resilience.adaptive_concurrency import AdaptiveConcurrencyFilter
+from meshclient.resilience.admission_control import AdmissionControlFilter
 from meshclient.resilience.fault import FaultFilter
 from meshclient.resilience.filter import Filter
+from meshclient.resilience.global_rate_limit import GlobalRateLimitFilter
+from meshclient.resilience.local_rate_limit import LocalRateLimitFilter
 from meshclient.routing import RouteTable
 
 #: What serves each kind of settings.
 _MAKERS: dict[type, Callable[[Any], Filter]] = {
     Fault: FaultFilter,
+    LocalRateLimit: LocalRateLimitFilter,
+    GlobalRateLimit: GlobalRateLimitFilter,
+    AdmissionControl: AdmissionControlFilter,
+    AdaptiveConcurrency: AdaptiveConcurrencyFilter,
 }
 
 
@@ -40,6 +50,11 @@ class FilterStates:
                 route = compiled.route
                 if route.fault is not None or route.filters:
                     compiled.filters = [self._filter(one) for one in _settings(route)]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each filter does (``filter``) and its statistics, for dumps."""
+        made = list(self.by_settings.values())
+        return [{"filter": str(one), **one.describe()} for one in made]
 
     def seal(self) -> None:
         """Nothing more will be installed: forget what only the plane before used."""

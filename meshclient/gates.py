@@ -33,10 +33,14 @@ def enter(call: Call, cluster: ClusterState, now: float) -> list[Gate]:
     """Have the cluster's and the route's breaker admit a try. Raises
     :class:`~meshclient.errors.CircuitOpen`, the call's own error from then on."""
     passed: list[Gate] = []
-    route = call.route
-    for breaker in (cluster.breaker, None if route is None else route.breaker):
-        if breaker is None:
-            continue
+    breaker, route = cluster.breaker, call.route
+    if breaker is not None:
+        generation = breaker.admit(now)
+        if generation < 0:
+            raise refusal(call, [breaker], now)
+        passed.append((breaker, generation))
+    breaker = None if route is None else route.breaker
+    if breaker is not None:
         generation = breaker.admit(now)
         if generation < 0:
             give_back(passed, now)
@@ -72,7 +76,7 @@ def enter_endpoint(
         if gate is not None:
             return candidate, [*(passed or ()), *gate]
         refused.append(candidate)
-    give_back(passed or [], now)
+    give_back(passed, now)
     raise refusal(call, [one.breaker for one in refused if one.breaker is not None], now)
 
 
@@ -92,17 +96,24 @@ def _eligible(cluster: ClusterState, refused: list[EndpointState]) -> list[Endpo
     return [row.state for row in rows if not row.excluded and row.state not in refused]
 
 
-def tell(attempt: Attempt, outcome: Outcome, ignored: bool, now: float) -> None:
-    """How the try ended; ``ignored``: the service had no part in that."""
-    gates, attempt.gates = attempt.gates, None
-    kind = OutcomeKind.IGNORED if ignored else classify(outcome, False)
-    for breaker, generation in gates or ():
+def tell(call: Call, attempt: Attempt, outcome: Outcome, now: float) -> None:
+    """How the try ended, unless it was the caller who did not wait."""
+    entered, attempt.gates = attempt.gates, None
+    assert entered is not None
+    status = outcome.status
+    if 0 < status < 500 and outcome.grpc_status < 0:
+        kind = OutcomeKind.SUCCESS
+    elif not status and call._caller_gave_up(attempt, outcome, now):
+        kind = OutcomeKind.IGNORED
+    else:
+        kind = classify(outcome, False)
+    for breaker, generation in entered:
         breaker.record(generation, kind, outcome, attempt.duration_s, now)
 
 
-def give_back(gates: list[Gate], now: float) -> None:
+def give_back(passed: list[Gate] | None, now: float) -> None:
     """The try was never made, or its end says nothing."""
-    for breaker, generation in gates:
+    for breaker, generation in passed or ():
         breaker.abandon(generation, now)
 
 
@@ -131,6 +142,7 @@ def refusal(call: Call, breakers: list[Breaker], now: float) -> errors.CircuitOp
     if first["document"]:
         why += f"  [{first['document']}]"
     error = call._fail(errors.CircuitOpen, why)
+    call.leave(now)
     assert isinstance(error, errors.CircuitOpen)
     error.body = upstream_body(ResetReason.OVERFLOW, 1)
     error.breaker, error.retry_after_s = str(first["breaker"]), until

@@ -267,6 +267,8 @@ class HealthChecks:
             self._flush = self._loop.call_later(self._pause_s, self._publish)
         if session in self._new:
             self._new.remove(session)
+            if not self._new:
+                self._publish()  # who waits for the results must not call before they count
             self._tell_warm()
 
     def _tell_warm(self) -> None:

@@ -48,7 +48,7 @@ class Hedge:
     mirrors that were drawn for this call, each with the request as it is to be sent.
     """
 
-    __slots__ = ("_retries", "_spent", "_timers", "armed", "awaiting", "call", "copies")
+    __slots__ = ("_begun", "_retries", "_spent", "_timers", "armed", "awaiting", "call", "copies")
 
     def __init__(
         self,
@@ -62,8 +62,10 @@ class Hedge:
         #: Tries without a response head.
         self.awaiting: list[Attempt] = []
         self._timers: HedgeTimers[Attempt] = HedgeTimers(settings or _UNHEDGED, call.per_try_s)
+        self._begun = False
         self._spent: set[Attempt] = set()  # those that have a further try in their place
-        self._retries: list[float] = []  # when retries that were granted begin
+        # When retries that were granted begin, and which slow try each stands in for.
+        self._retries: list[tuple[float, Attempt | None]] = []
 
     def disarm(self, why: str) -> None:
         """One try at a time after all; before :meth:`begin`."""
@@ -74,12 +76,16 @@ class Hedge:
     # -- the driver's side -------------------------------------------------------
 
     def begin(self, now: float) -> Attempt:
-        """The first try. Raises as :meth:`meshclient.call.Call.next_attempt`."""
+        """The first try. Raises as :meth:`meshclient.call.Call.next_attempt`.
+
+        A driver that never asks for it has an ordinary call.
+        """
+        self._begun = True
         return self._open(now)
 
     def wake_at(self) -> float:
         """When :meth:`due` is to be asked (monotonic seconds); infinity: after an end only."""
-        retry_at = self._retries[0] if self._retries else math.inf
+        retry_at = self._retries[0][0] if self._retries else math.inf
         return min(retry_at, self._timers.wake_at()) if self.awaiting else retry_at
 
     def due(self, now: float, room: bool = True) -> Attempt | None:
@@ -89,15 +95,17 @@ class Hedge:
         call's error when nothing runs and nothing can be started.
         """
         while True:
-            if self._retries and self._retries[0] <= now:
-                del self._retries[0]
+            if self._retries and self._retries[0][0] <= now:
+                _, slow_one = self._retries.pop(0)
                 attempt = self._another(now, room)
                 if attempt is not None:
                     return attempt
+                if slow_one is not None:  # nothing has its place after all
+                    self._spent.discard(slow_one)
             slow = self._timers.slow(now) if self.awaiting else None
             if slow is not None:
                 self._on_slow(slow[0], slow[1], now)
-            elif not (self._retries and self._retries[0] <= now):
+            elif not (self._retries and self._retries[0][0] <= now):
                 return None
 
     def settle(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
@@ -114,8 +122,13 @@ class Hedge:
             return True
         attempt.close(now)
         if delay_s is not None and delay_s != OUTLASTED:
-            insort(self._retries, now + delay_s)
+            self._plan_retry(now + delay_s, None)
         return False
+
+    def disregard(self, attempt: Attempt, now: float) -> None:
+        """A try whose end says nothing about the endpoint, and ends the call."""
+        self.awaiting.remove(attempt)
+        self.call.disregard(attempt, now)
 
     def forget(self, attempt: Attempt, now: float) -> None:
         """A try that the driver could not start after all."""
@@ -135,7 +148,7 @@ class Hedge:
     @property
     def per_try_s(self) -> float | None:
         """The per-try timeout that ends a try; None where it only starts another."""
-        return None if self._timers.soft_per_try else self.call.per_try_s
+        return None if self._begun and self._timers.soft_per_try else self.call.per_try_s
 
     @property
     def elsewhere(self) -> bool:
@@ -206,18 +219,27 @@ class Hedge:
             retry = call._retry = RetryState(
                 policy, call.head.method, call.replayable, call.head.headers, call.strategy
             )
-        assert call.lane is not None
-        if not spend_retry(retry, call.lane.limiter, call.cluster, now):
+        cluster, lane = call.cluster, call.lane
+        assert cluster is not None
+        assert lane is not None
+        if not spend_retry(retry, lane.limiter, LaneLoad(cluster, lane), now):
             call.notes = (*call.notes, retry.note)
             if at_timeout:
                 call._extra_flags = (*call._extra_flags, retry.flag)
             return
         self._spent.add(attempt)
         wait_s = retry.next_back_off_s(call._rand) if at_timeout else 0.0
-        insort(self._retries, now + wait_s)
+        self._plan_retry(now + wait_s, attempt)
+
+    def _plan_retry(self, at: float, instead_of: Attempt | None) -> None:
+        insort(self._retries, (at, instead_of), key=_first)
 
     def __repr__(self) -> str:
         return f"<Hedge of {self.call!r} awaiting={len(self.awaiting)}>"
+
+
+def _first(retry: tuple[float, Attempt | None]) -> float:
+    return retry[0]
 
 
 def _one_each(call: Call) -> RetryPolicy:
@@ -240,14 +262,15 @@ def plan(call: Call, action: ForwardAction, settings: Hedging | None) -> Hedge |
 def _drawn(call: Call, action: ForwardAction) -> tuple[tuple[Mirror, RequestHead], ...]:
     """The mirrors of this call. All draw with the one random number of the call, as in Envoy."""
     return tuple(
-        (mirror, _copy_of(call.head, mirror))
+        (mirror, _copy_of(call, mirror))
         for mirror in action.mirrors
         if call._random64 % mirror.fraction.denominator < mirror.fraction.numerator
     )
 
 
-def _copy_of(head: RequestHead, mirror: Mirror) -> RequestHead:
-    """The request as it is sent on, header edits and rewrites included."""
+def _copy_of(call: Call, mirror: Mirror) -> RequestHead:
+    """The request as it is sent on, header edits and rewrites included; its only try."""
+    head = call.head
     copy = RequestHead(
         head.method,
         head.scheme,
@@ -257,6 +280,8 @@ def _copy_of(head: RequestHead, mirror: Mirror) -> RequestHead:
         head.headers.copy(),
         head.dialled,
     )
+    if call._count_attempts:
+        copy.headers.set("x-envoy-attempt-count", "1")
     if mirror.host_suffix:
         copy.authority = _shadow(copy.authority)
         copy.headers.set("Host", copy.authority)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshclient.cluster_state import ClusterState, Lane
+from meshclient.cluster_state import ClusterState, Lane, LaneLoad
 from meshclient.model.cluster import Limits
 
 
@@ -43,7 +43,7 @@ def _row(lane: Lane, state: ClusterState, shared: Mapping[str, Any]) -> dict[str
         row["rq_active"] = requests.active
     row["rq_open"] = int(requests is not None and requests.active >= limits.max_requests)
     row["rq_retry"] = lane.limiter.active
-    row["rq_retry_open"] = int(lane.limiter.is_spent(state.active_requests))
+    row["rq_retry_open"] = int(lane.limiter.is_spent(LaneLoad(state, lane).active_requests))
     return row
 
 

@@ -26,12 +26,15 @@ from meshclient.shared_breakers import SharedBreakers
 from meshclient.upkeep import Upkeep
 
 if TYPE_CHECKING:
+    import grpc
+    import grpc.aio
     import httpx
     import pybreaker
 
     from meshclient.balancing import EndpointState
     from meshclient.breaker_handle import BreakerHandle
     from meshclient.clients.decorator import CallPolicy
+    from meshclient.clients.fallbacks import FallbackFunction
     from meshclient.explain import Explanation
     from meshclient.model.events import Event
     from meshclient.resilience import RetryStrategy
@@ -70,6 +73,7 @@ class Mesh:
         watch: Iterable[str | os.PathLike[str]] = (),
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        fallbacks: Mapping[str, FallbackFunction] | None = None,
         breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
         clock: Callable[[], float] = time.monotonic,
@@ -114,6 +118,7 @@ class Mesh:
             respond=local_replies == "respond",
             strategies=strategies,
         )
+        self._runtime.functions = _functions(fallbacks)
         self._runtime.emit = self._emit
         self._runtime.engines = self._engines
         after_fork.register(self)
@@ -132,6 +137,7 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        fallbacks: Mapping[str, FallbackFunction] | None = None,
         breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
         watch: bool = True,
@@ -146,7 +152,8 @@ class Mesh:
         ``retry_strategies``: by the name of the virtual host. ``breakers``: pybreaker
         objects of your own, by the name of the service (or cluster). ``engine``:
         ``"meshclient"`` (default), ``"httpcore"`` or ``"httpx"``. ``watch=False``
-        reads once.
+        reads once. ``fallbacks``, by the name of the virtual host: functions of a request and
+        its failure (an exception or a response) that give a response in its place, or None.
 
         Raises :class:`~meshclient.errors.ConfigError` with every error of every
         file, ValueError for arguments that mean nothing.
@@ -166,6 +173,7 @@ class Mesh:
             watch=texts if watch else (),
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            fallbacks=fallbacks,
             breakers=breakers,
             engine=engine,
         )
@@ -182,6 +190,7 @@ class Mesh:
         outbound: OutboundMode | None = None,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        fallbacks: Mapping[str, FallbackFunction] | None = None,
         breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
     ) -> Self:
@@ -199,6 +208,7 @@ class Mesh:
             config,
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            fallbacks=fallbacks,
             breakers=breakers,
             engine=engine,
         )
@@ -210,6 +220,7 @@ class Mesh:
         *,
         local_replies: LocalReplies = "raise",
         retry_strategies: Mapping[str, RetryStrategy] | None = None,
+        fallbacks: Mapping[str, FallbackFunction] | None = None,
         breakers: Mapping[str, pybreaker.CircuitBreaker] | None = None,
         engine: EngineName = "meshclient",
     ) -> Self:
@@ -218,6 +229,7 @@ class Mesh:
             lambda: config,
             local_replies=local_replies,
             retry_strategies=retry_strategies,
+            fallbacks=fallbacks,
             breakers=breakers,
             engine=engine,
         )
@@ -268,12 +280,14 @@ class Mesh:
         self._runtime.stop()
         self._controller.close()
         self._engines.close()
+        self._plane.breakers.leave()
 
     async def aclose(self) -> None:
         """:meth:`close` for asyncio; the event loop is not blocked by the joining."""
         self._runtime.stop()
         await self._engines.aclose()
         await self._controller.aclose()
+        self._plane.breakers.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -344,6 +358,42 @@ class Mesh:
             trust_env=trust_env,
             http2=http2,
             proxy=proxy,
+        )
+
+    def grpc_channel(
+        self, target: str, options: Any = None, credentials: Any = None, compression: Any = None
+    ) -> grpc.Channel:
+        """A ``grpc.Channel`` whose every call follows the policy of ``target``.
+
+        ``target`` is the service as for :meth:`client`: ``"orders:50051"`` (without a port:
+        80); which endpoint a call goes to is decided call by call. ``options`` are gRPC's channel
+        arguments; retries, load balancing and name resolution are the mesh's. ``credentials``
+        (``grpc.ChannelCredentials``) are for hosts whose policy has no ``tls:``; ``compression`` as
+        in gRPC. Failures without a server's status are ``grpc.RpcError`` and
+        :class:`~meshclient.errors.MeshError` at once. Thread-safe.
+
+        Raises ValueError for a target that names no single host,
+        :class:`~meshclient.errors.ClosedError` once the mesh is closed.
+        """
+        from meshclient.clients.grpc_factory import grpc_channel
+
+        return grpc_channel(  # type: ignore[no-any-return]
+            self._runtime, self._engines, target, options, credentials, compression
+        )
+
+    def grpc_aio_channel(
+        self,
+        target: str,
+        options: Any = None,
+        credentials: Any = None,
+        compression: Any = None,
+        interceptors: Any = None,
+    ) -> grpc.aio.Channel:
+        """:meth:`grpc_channel` for asyncio. ``interceptors`` are those of ``grpc.aio``."""
+        from meshclient.clients.grpc_factory import grpc_aio_channel
+
+        return grpc_aio_channel(  # type: ignore[no-any-return]
+            self._runtime, self._engines, target, options, credentials, compression, interceptors
         )
 
     def warm_up(self, host: str, *, connections: int | None = None, timeout: float = 5.0) -> bool:
@@ -436,12 +486,15 @@ class Mesh:
         """What goes on at this moment, as plain values.
 
         ``version`` of the snapshot; ``clusters`` with the requests in flight per endpoint;
-        ``endpoints`` with health, weights, loads, latency and ejections of each; ``health``
+        ``endpoints`` with health, weights, loads, latency and ejections of each;
+        ``load_balancing`` with Envoy's counters, such as ``lb_healthy_panic``, per cluster that
+        has any; ``health``
         with Envoy's counters of outlier detection and active checks per cluster;
         ``mirrors`` with the copies under way and counted, per mirror's cluster;
         ``circuit_breakers`` with what the limits of each cluster and priority have in use, and
-        Envoy's gauges; ``breakers`` with state and counts of each; ``pools`` of the engines. The hosts that no policy knows are under
-        ``PassthroughCluster``.
+        Envoy's gauges; ``breakers`` with state and counts of each; ``filters`` (faults, rate
+        limits, ...) with their statistics; ``pools`` of the engines.
+        The hosts that no policy knows are under ``PassthroughCluster``.
         """
         from meshclient.endpoint_view import endpoint_rows
         from meshclient.limits_view import limit_rows
@@ -457,6 +510,9 @@ class Mesh:
             "version": plane.snapshot.version,
             "clusters": clusters,
             "endpoints": {name: endpoint_rows(s, now) for name, s in plane.clusters.items()},
+            "load_balancing": {
+                name: stats for name, s in plane.clusters.items() if (stats := s.balancer.stats)
+            },
             "health": {
                 "outlier_detection": {name: d.stats for name, d in detectors.items()},
                 "health_check": self._checks.stats(),
@@ -464,6 +520,7 @@ class Mesh:
             "mirrors": self._runtime.describe(),
             "circuit_breakers": limit_rows(plane.clusters),
             "breakers": [one.describe(now) for one in plane.breakers.all()],
+            "filters": plane.filters.describe(),
             "pools": self._engines.stats(),
         }
 
@@ -532,6 +589,7 @@ class Mesh:
         self._upkeep.after_fork_in_child()
         self._checks.after_fork_in_child()
         self._shared_breakers.after_fork_in_child()
+        self._plane.breakers.leave()
         building = self._building(self._plane.snapshot)
         self._plane = forked_plane(self._plane, _random64, building=building)
         self._publisher.replace_in_child(self._plane)
@@ -548,6 +606,18 @@ def _checked(strategies: Mapping[str, RetryStrategy] | None) -> dict[str, RetryS
                 f"not {name!r} to {strategy!r}"
             )
     return dict(strategies or {})
+
+
+def _functions(
+    fallbacks: Mapping[str, FallbackFunction] | None,
+) -> dict[str, FallbackFunction] | None:
+    """None where there are none: a call then pays for nothing."""
+    for name, function in (fallbacks or {}).items():
+        if not isinstance(name, str) or not callable(function):
+            raise TypeError(
+                f"fallbacks maps names of virtual hosts to functions, not {name!r} to {function!r}"
+            )
+    return dict(fallbacks) if fallbacks else None
 
 
 def _checked_circuits(

@@ -149,7 +149,7 @@ def _share_budgets(
         for lane in (state.lane, state.high):
             key = shared_as(cluster.service or cluster.name, cluster.port, lane.limits)
             if key is not None:
-                lane.limiter = found.setdefault(key, old.get(key, lane.limiter))
+                lane.use(found.setdefault(key, old.get(key, lane.limiter)))
     return found
 
 

@@ -25,6 +25,7 @@ class Bookinfo(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.app = name
         self.version = version
+        self.broken = False  # GET /break and /mend change it
         self.client: Any = None
         if name in ("productpage", "reviews"):
             self.client = meshclient.Mesh.from_file(policies).client()
@@ -64,7 +65,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Bookinfo
 
     def do_GET(self) -> None:
+        if self.path in ("/break", "/mend"):
+            self.server.broken = self.path == "/break"
         try:
+            if self.server.broken:
+                raise RuntimeError("this instance is broken")
             page = self.server.answer(self.headers.get("end-user", ""))
             page |= {"served_by": f"{self.server.app}-{self.server.version}"}
             status = 200

@@ -13,6 +13,7 @@ from meshclient.balancing.candidate import Candidate
 from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.memory import Memory
 from meshclient.balancing.state import EndpointState
+from meshclient.model.headers import RawHeaders
 from meshclient.model.outcome import Outcome
 
 #: Gives a fresh unsigned 64-bit number at every call.
@@ -20,6 +21,9 @@ Rand = Callable[[], int]
 
 #: (state, outcome, when the try started, now): how a try ended, times in monotonic seconds.
 OnOutcome = Callable[[EndpointState, Outcome, float, float], None]
+
+#: (state, headers, trailers, now): the lines of a response whose body has ended.
+OnTrailers = Callable[[EndpointState, RawHeaders, RawHeaders, float], None]
 
 
 class PickRequest(Protocol):
@@ -49,6 +53,9 @@ class Balancer(ABC):
 
     #: Told of every try at its response head or reset, by policies that measure; else None.
     on_outcome: OnOutcome | None = None
+
+    #: Told of the trailers of a response, where there are any, by policies that read them.
+    on_trailers: OnTrailers | None = None
 
     #: When the policy wants to be made anew (monotonic seconds), as slow start does; else None.
     refresh_at: float | None = None
@@ -114,4 +121,4 @@ class Balancer(ABC):
         return f"<Balancer {self.policy} eligible={len(self._states)} of {total}>"
 
 
-__all__ = ["Balancer", "Candidate", "OnOutcome", "PickRequest", "Rand"]
+__all__ = ["Balancer", "Candidate", "OnOutcome", "OnTrailers", "PickRequest", "Rand"]

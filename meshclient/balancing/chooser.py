@@ -75,7 +75,7 @@ class Chooser(Balancer):
     to another part, as in Envoy; a policy with retries of its own (pick_first) keeps them.
     """
 
-    __slots__ = ("_nodes", "_own_retries", "on_outcome", "policy", "refresh_at")
+    __slots__ = ("_nodes", "_own_retries", "on_outcome", "on_trailers", "policy", "refresh_at")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Chooser(Balancer):
         self._own_retries = any(type(leaf).pick_other is not Balancer.pick_other for leaf in leaves)
         # What a try tells lands on the endpoint's state, so that one leaf can speak for all.
         self.on_outcome = next((b.on_outcome for b in leaves if b.on_outcome is not None), None)
+        self.on_trailers = next((b.on_trailers for b in leaves if b.on_trailers is not None), None)
         times = [leaf.refresh_at for leaf in leaves]
         self.refresh_at = min((at for at in times if at is not None), default=None)
 

@@ -9,6 +9,7 @@ Source: Envoy ``load_balancing_policies/common/orca_weight_manager.cc``; gRPC A5
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from meshclient.balancing.base import Balancer
 from meshclient.balancing.eligible import Eligibility
@@ -16,7 +17,7 @@ from meshclient.balancing.orca import LoadReport, Malformed, read_report
 from meshclient.balancing.round_robin import WeightedRoundRobin
 from meshclient.balancing.slow_start import SlowStart
 from meshclient.balancing.state import EndpointState
-from meshclient.model.headers import HeaderMap
+from meshclient.model.headers import HeaderMap, RawHeaders
 from meshclient.model.load_balancing import OrcaWeights as Settings
 from meshclient.model.outcome import Outcome
 
@@ -57,6 +58,13 @@ class ReportedWeight:
             self.since = None
             return None
         return self.weight
+
+    def describe(self, now: float) -> dict[str, float | None]:
+        """Plain values: the weight last reported, seconds since (None: no report that
+        counts), and how many reports could not be read."""
+        silent_s = None if self.since is None else round(now - self.at, 3)
+        weight = None if self.since is None else self.weight
+        return {"weight": weight, "age_s": silent_s, "malformed": self.malformed}
 
     def __repr__(self) -> str:
         return f"<ReportedWeight {self.weight} since={self.since} at={self.at}>"
@@ -166,6 +174,15 @@ class ClientSideWeighted(WeightedRoundRobin):
         """Take in the report of a response head. Any thread."""
         if outcome.headers is not None:
             take_report(state, outcome.headers, self._settings, now)
+
+    def on_trailers(
+        self, state: EndpointState, headers: RawHeaders, trailers: RawHeaders, now: float
+    ) -> None:
+        """Take in the report of trailers, unless one has come with the head. Any thread."""
+        with suppress(Malformed):
+            if read_report(HeaderMap(headers)) is not None:
+                return
+        take_report(state, HeaderMap(trailers), self._settings, now)
 
 
 __all__ = ["ClientSideWeighted", "ReportedWeight", "reweigh", "take_report", "weight_of"]

@@ -16,7 +16,7 @@ from meshclient.balancing.eligible import Eligibility
 from meshclient.balancing.hashing import HASH_FUNCTIONS, hash_key, shares_by_weight
 from meshclient.balancing.maglev import MaglevTable
 from meshclient.balancing.ring_hash import Ring
-from meshclient.balancing.state import EndpointState
+from meshclient.balancing.state import EndpointState, total_of
 from meshclient.model.load_balancing import LoadBalancing
 
 
@@ -68,7 +68,7 @@ class HashPick(Balancer):
         self._bound: BoundedLoad | None = None
         if settings.hash_balance_factor and len(states) > 1:
             self._bound = BoundedLoad(
-                states, self.shares, eligibility.all_states, settings.hash_balance_factor
+                states, self.shares, total_of(eligibility.all_states), settings.hash_balance_factor
             )
 
     def pick(

@@ -16,9 +16,11 @@ from meshclient.balancing.hashing import HashFunction, give_way
 
 #: Points made, or sorted, between two moments at which other threads may run.
 _SLICE = 512
-#: Points per bucket, as a power of two; buckets are sorted one by one and make
-#: look-ups short.
+#: Points per bucket of a look-up, as a power of two.
 _BUCKET_BITS = 5
+#: Points that are sorted at a time, likewise. Few lists: each hundred that is made anew may
+#: start a collection of garbage, in a thread that is in the middle of a call.
+_SORT_BITS = 9
 
 
 def point_counts(shares: Sequence[float], minimum_size: int, maximum_size: int) -> list[int]:
@@ -62,26 +64,36 @@ class Ring:
         bits = max(0, size.bit_length() - _BUCKET_BITS)
         self._shift = 64 - bits
         owner_bits = len(keys).bit_length()
-        buckets: list[list[int]] = [[] for _ in range(1 << bits)]
-        _fill(buckets, self._shift, owner_bits, _points(keys, counts, function))
+        coarse = max(0, size.bit_length() - _SORT_BITS)
+        buckets: list[list[int]] = [[] for _ in range(1 << coarse)]
+        _fill(buckets, 64 - coarse, owner_bits, _points(keys, counts, function))
         self._hashes = array("Q")
         self._owners = array("H" if owner_bits <= 16 else "I")
-        self._starts = array("I", (0,))
         self._sort(buckets, owner_bits)
+        self._starts = self._index(1 << bits)
 
     def _sort(self, buckets: list[list[int]], owner_bits: int) -> None:
         mask = (1 << owner_bits) - 1
-        hashes, owners, starts = self._hashes, self._owners, self._starts
-        rested = 0
-        for index, bucket in enumerate(buckets):
+        hashes, owners = self._hashes, self._owners
+        buckets.reverse()
+        while buckets:
+            bucket = buckets.pop()
             bucket.sort()
             hashes.extend([point >> owner_bits for point in bucket])
             owners.extend([point & mask for point in bucket])
-            starts.append(len(hashes))
-            buckets[index] = []
-            if len(hashes) - rested >= _SLICE:
-                rested = len(hashes)
+            give_way()
+
+    def _index(self, buckets: int) -> array[int]:
+        """Where the points of each bucket of a look-up begin, and where the last one ends."""
+        starts, hashes = array("I"), self._hashes
+        begin = 0
+        for bucket in range(buckets):
+            begin = bisect_left(hashes, bucket << self._shift, begin)
+            starts.append(begin)
+            if not bucket % _SLICE:
                 give_way()
+        starts.append(self.size)
+        return starts
 
     def at(self, hash64: int, attempt: int = 0) -> int:
         """The owner of the first point not below ``hash64``, after ``attempt`` further

@@ -5,7 +5,7 @@ Counts only. Nothing here decides, and nothing here needs a lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 from meshclient.model.cluster import Cluster
@@ -89,6 +89,55 @@ class EndpointState:
         return f"<EndpointState {self.key} weight={self.weight} active={self.active}>"
 
 
+class CountedState(EndpointState):
+    """One whose requests count in ``total``, too: the requests in flight of its whole
+    cluster, those at endpoints that have left the list included, as Envoy counts them.
+
+    For policies that compare an endpoint with all others; the rest do not pay for it.
+    ``total`` is shared by the states of a cluster. Seen from any thread, it is never less
+    than the sum of their own counts.
+    """
+
+    __slots__ = ("total",)
+
+    def __init__(self, endpoint: Endpoint, cluster: str, now: float, total: list[None]) -> None:
+        super().__init__(endpoint, cluster, now)
+        self.total = total
+
+    def acquire(self) -> None:
+        self.total.append(None)
+        self.in_flight.append(None)
+
+    def release(self) -> None:
+        try:
+            self.in_flight.pop()
+        except IndexError:
+            return
+        self.total.pop()
+
+
+class _Sum:
+    """The requests in flight at states that do not count together, added up when asked."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, states: Sequence[EndpointState]) -> None:
+        self._counts = [state.in_flight for state in states]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._counts))
+
+
+def total_of(states: Sequence[EndpointState]) -> Sized:
+    """Its length is the number of requests in flight at all of ``states`` (one cluster's).
+
+    O(1) where :func:`carry_over` made them for a policy that needs it, else O(n).
+    """
+    if states and isinstance(states[0], CountedState):
+        return states[0].total
+    return _Sum(states)
+
+
 def carry_over(
     old: Iterable[EndpointState], cluster: Cluster, now: float = 0.0
 ) -> tuple[EndpointState, ...]:
@@ -100,15 +149,25 @@ def carry_over(
     Envoy; the first one stands.
     """
     known = {(s.endpoint.address, s.endpoint.port): s for s in old}
+    total = _shared_total(known.values(), cluster)
     states: dict[tuple[str, int], EndpointState] = {}
     for endpoint in cluster.endpoints:
         address = (endpoint.address, endpoint.port)
         if address in states:
             continue
         state = known.get(address)
-        if state is None:
+        if state is None and total is not None:
+            state = CountedState(endpoint, cluster.name, now, total)
+        elif state is None:
             state = EndpointState(endpoint, cluster.name, now)
         elif state.endpoint != endpoint:
             state.update(endpoint)
         states[address] = state
     return tuple(states.values())
+
+
+def _shared_total(old: Iterable[EndpointState], cluster: Cluster) -> list[None] | None:
+    """What the states of ``cluster`` count in together; None: nobody asks."""
+    if not cluster.policy.load_balancing.hash_balance_factor:
+        return None
+    return next((state.total for state in old if isinstance(state, CountedState)), [])

@@ -64,7 +64,15 @@ class Subsets(Balancer):
     the cluster's fallback. Two look-ups more than the inner balancer; no lock.
     """
 
-    __slots__ = ("_fallback", "_panic", "_selectors", "_sets", "on_outcome", "refresh_at")
+    __slots__ = (
+        "_fallback",
+        "_panic",
+        "_selectors",
+        "_sets",
+        "on_outcome",
+        "on_trailers",
+        "refresh_at",
+    )
     policy = "subset"
 
     def __init__(
@@ -95,6 +103,7 @@ class Subsets(Balancer):
         self._panic = self._sets[_ANY] if selection.panic_mode_any else None
         leaves = self._sets.values()
         self.on_outcome = next((b.on_outcome for b in leaves if b.on_outcome is not None), None)
+        self.on_trailers = next((b.on_trailers for b in leaves if b.on_trailers is not None), None)
         times = (leaf.refresh_at for leaf in leaves)
         self.refresh_at = min((at for at in times if at is not None), default=None)
 

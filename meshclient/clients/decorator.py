@@ -23,6 +23,8 @@ from meshclient.telemetry.propagation import current
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
+    from meshclient.clients.function_fallback import FunctionFallback
+    from meshclient.clients.hedged_function import Function
     from meshclient.clients.runtime import Runtime
     from meshclient.resilience import RetryStrategy
 
@@ -42,7 +44,9 @@ class CallOptions:
     as a GET, else as a POST, unless ``method`` says more). ``path``, ``method`` and ``headers``
     are what routes match; the path defaults to the function's name. ``strategy`` are
     tenacity's objects (:class:`meshclient.RetryStrategy`). ``failures`` are further exceptions,
-    ``classify`` a function, that tell what counts as a failure of the service.
+    ``classify`` a function, that tell what counts as a failure of the service. ``fallback`` gives
+    the result where the service failed for good: a function of the exception (or the result that
+    counts as a failure) and the call's own arguments, async or not for an async function.
     """
 
     timeout: float | None = None
@@ -53,6 +57,7 @@ class CallOptions:
     strategy: RetryStrategy | None = None
     failures: type[BaseException] | tuple[type[BaseException], ...] = ()
     classify: Classify | None = None
+    fallback: FunctionFallback | None = None
 
     def __post_init__(self) -> None:
         from meshclient.resilience import RetryStrategy
@@ -64,6 +69,8 @@ class CallOptions:
                 f"strategy is a RetryStrategy of tenacity objects, not {self.strategy!r}: "
                 "meshclient.RetryStrategy(wait=tenacity.wait_fixed(1))"
             )
+        if self.fallback is not None and not callable(self.fallback):
+            raise TypeError(f"fallback is a function of the failure, not {self.fallback!r}")
 
 
 class CallPolicy:
@@ -103,13 +110,13 @@ class CallPolicy:
 
             @functools.wraps(function)
             async def around(*args: Any, **kwargs: Any) -> Any:
-                return await self._drive_async(function, args, kwargs, wants_endpoint)
+                return await self._carry_async(function, args, kwargs, wants_endpoint)
 
         else:
 
             @functools.wraps(function)
             def around(*args: Any, **kwargs: Any) -> Any:
-                return self._drive(function, args, kwargs, wants_endpoint)
+                return self._carry(function, args, kwargs, wants_endpoint)
 
         around.__meshclient__ = self  # type: ignore[attr-defined]
         return cast("Callable[P, R]", around)
@@ -127,14 +134,38 @@ class CallPolicy:
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """One call of a blocking ``function``; of a decorated one, without its decorator."""
         bare = _bare(function)
-        return cast("R", self._drive(bare, args, kwargs, _takes_endpoint(bare)))
+        return cast("R", self._carry(bare, args, kwargs, _takes_endpoint(bare)))
 
     async def arun(
         self, function: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """:meth:`run` for an async ``function``."""
         bare = _bare(function)
-        return cast("R", await self._drive_async(bare, args, kwargs, _takes_endpoint(bare)))
+        return cast("R", await self._carry_async(bare, args, kwargs, _takes_endpoint(bare)))
+
+    # -- with a fallback ---------------------------------------------------------
+
+    def _carry(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, wants_endpoint: bool
+    ) -> Any:
+        fallback = self._options.fallback
+        if fallback is None:
+            return self._drive(function, args, kwargs, wants_endpoint)
+        from meshclient.clients.function_fallback import fall_back
+
+        run = functools.partial(self._drive, function, args, kwargs, wants_endpoint)
+        return fall_back(run, fallback, self._classifier, args, kwargs)
+
+    async def _carry_async(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, wants_endpoint: bool
+    ) -> Any:
+        fallback = self._options.fallback
+        if fallback is None:
+            return await self._drive_async(function, args, kwargs, wants_endpoint)
+        from meshclient.clients.function_fallback import fall_back_async
+
+        run = functools.partial(self._drive_async, function, args, kwargs, wants_endpoint)
+        return await fall_back_async(run, fallback, self._classifier, args, kwargs)
 
     # -- the two loops -----------------------------------------------------------
 
@@ -154,6 +185,9 @@ class CallPolicy:
                     answer = self._runtime.ask(call)
                 call.resume(clock(), answer)
             self._check_reply(call)
+            if call.hedge is not None:
+                work = self._work(function, args, kwargs, wants_endpoint)
+                return self._drive_hedged(call, work)
             while True:
                 attempt = _next(call, clock(), error)
                 given = {_ENDPOINT: attempt.peer, **kwargs} if wants_endpoint else kwargs
@@ -186,6 +220,9 @@ class CallPolicy:
                     answer = await self._runtime.ask_async(call)
                 call.resume(clock(), answer)
             self._check_reply(call)
+            if call.hedge is not None:
+                work = self._work(function, args, kwargs, wants_endpoint)
+                return await self._drive_hedged_async(call, work)
             while True:
                 attempt = _next(call, clock(), error)
                 given = {_ENDPOINT: attempt.peer, **kwargs} if wants_endpoint else kwargs
@@ -204,6 +241,31 @@ class CallPolicy:
                 await self._async_sleep(delay_s)
         finally:
             call.abandon(clock())
+
+    # -- with several tries at once ----------------------------------------------------
+
+    def _drive_hedged(self, call: Call, work: Function) -> Any:
+        from meshclient.clients.hedged_function import drive
+
+        return _end(call, *drive(self._runtime, call, work, self._sleep))
+
+    async def _drive_hedged_async(self, call: Call, work: Function) -> Any:
+        from meshclient.clients.hedged_function import drive_async
+
+        return _end(call, *await drive_async(self._runtime, call, work, self._async_sleep))
+
+    def _work(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, wants_endpoint: bool
+    ) -> Function:
+        from meshclient.clients.hedged_function import Function
+
+        def given(attempt: Attempt) -> Any:
+            return {_ENDPOINT: attempt.peer, **kwargs} if wants_endpoint else kwargs
+
+        def limit(attempt: Attempt) -> tuple[float | None, ResetReason]:
+            return _limit(attempt, self._runtime.clock())
+
+        return Function(function, args, given, self._classifier, limit)
 
     # -- what they share -----------------------------------------------------------
 
@@ -302,7 +364,8 @@ def call_policy(runtime: Runtime, target: str, options: Mapping[str, Any]) -> Ca
         raise TypeError(
             f"unknown option {', '.join(unknown)}; there are {', '.join(sorted(known))}"
         )
-    return CallPolicy(runtime, target, CallOptions(**options))
+    made = CallOptions(**options)
+    return CallPolicy(runtime, target, made, runtime.sleep, runtime.async_sleep)
 
 
 __all__ = ["CallOptions", "CallPolicy", "call_policy"]

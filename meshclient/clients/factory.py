@@ -91,7 +91,7 @@ class Engines:
     async def aclose(self) -> None:
         """:meth:`close`, and wait for the sockets of the running loop to be gone."""
         for (colour, _), engine in self._take():
-            if colour == "async":
+            if colour in ("async", "grpc async"):
                 await engine.aclose()
             else:
                 engine.close()
@@ -110,6 +110,10 @@ class Engines:
 
 
 def _new_engine(name: str, colour: str, http2: bool) -> Any:
+    if colour in ("grpc", "grpc async"):  # whatever carries HTTP
+        from meshclient.clients.grpc_engines import GrpcAioEngine, GrpcEngine
+
+        return GrpcEngine() if colour == "grpc" else GrpcAioEngine()
     if name == "httpx":
         from meshclient.transport.httpx_engine import HttpxAsyncEngine, HttpxSyncEngine
 

@@ -23,6 +23,7 @@ _COUNTERPARTS: dict[type[errors.CallError], str] = {
     errors.UnknownCluster: "ConnectError",
     errors.NoHealthyEndpoint: "ConnectError",
     errors.Overflow: "ConnectError",
+    errors.CircuitOpen: "ConnectError",
     errors.SecurityError: "ConnectError",
     errors.ConnectFailed: "ConnectError",
     errors.ConnectTimeout: "ConnectTimeout",
@@ -84,7 +85,7 @@ class Family:
         made: Any = cls(str(error), error.report, request)
         made.status, made.body, made.flag = error.status, error.body, error.flag
         if isinstance(error, errors.CircuitOpen):
-            made.breaker, made.retry_after_s = error.breaker, error.retry_after_s
+            vars(made).update(error.details)
         made.__cause__ = error.__cause__
         return made  # type: ignore[no-any-return]
 
@@ -97,6 +98,8 @@ def _combine(kind: type[errors.CallError], counterpart: Any, family: str) -> typ
 
     def reduce(self: Any) -> tuple[Any, ...]:
         answer = {"status": self.status, "body": self.body, "flag": self.flag}
+        if isinstance(self, errors.CircuitOpen):
+            answer |= self.details
         return (_rebuild, (kind, counterpart, family, str(self), self.report), answer)
 
     members = {

@@ -48,7 +48,7 @@ class _Failure:
     __repr__ = __str__
 
 
-class _SyncFailure(_Failure, grpc.RpcError, grpc.Call, grpc.Future):
+class _SyncFailure(_Failure, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """Like the error of a blocking call: also its (ended) call and future."""
 
     def initial_metadata(self) -> Any:
@@ -60,7 +60,7 @@ class _SyncFailure(_Failure, grpc.RpcError, grpc.Call, grpc.Future):
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         return None
 
     def add_callback(self, callback: Any) -> bool:  # noqa: ARG002 - it has ended

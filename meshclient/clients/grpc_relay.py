@@ -16,11 +16,14 @@ import ssl
 import tempfile
 import threading
 from typing import Any
+from weakref import WeakSet
 
 from meshclient.transport.interface import Target
 from meshclient.transport.tls_policy import HTTP2_PROTOCOLS
 
 _CHUNK = 256 * 1024
+#: Turns of the loop until an aborted TLS connection has closed its socket.
+_TICKS_TO_CLOSE = 5
 
 
 class Relay:
@@ -40,6 +43,7 @@ class Relay:
         #: Why the last connection to a target was not made.
         self.problems: dict[str, str] = {}
         self._busy: set[asyncio.Task[None]] = set()
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
 
     def address_of(self, target: Target) -> str:
         """What a channel dials in place of ``target``: ``unix:...``. Blocks for a moment.
@@ -86,9 +90,11 @@ class Relay:
     ) -> None:
         """One connection of a channel's, from its first byte to its last."""
         onward: asyncio.StreamWriter | None = None
+        self._writers.add(writer)
         try:
             async with asyncio.timeout(target.options.connect_timeout_s):
                 back, onward = await self._connect(target)
+            self._writers.add(onward)
             self.problems.pop(path, None)
             await _both(_pump(reader, onward), _pump(back, writer))
         except (OSError, ssl.SSLError, TimeoutError) as error:
@@ -146,7 +152,10 @@ class Relay:
             task.cancel()
         if self._busy:
             await asyncio.wait(list(self._busy), timeout=2.0)
-        await asyncio.sleep(0)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        for _ in range(_TICKS_TO_CLOSE):
+            await asyncio.sleep(0)
 
     def after_fork_in_child(self) -> None:
         """The parent's thread is not here, and its sockets are not ours to remove."""

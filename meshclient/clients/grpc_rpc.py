@@ -1,219 +1,35 @@
 """One RPC over all its tries: what the blocking and the asyncio driver share.
 
-Asks the call, prepares a try, tells the call how it ended. It sends nothing, waits for
+Tells the call how each try ended, and the driver what follows. It sends nothing, waits for
 nothing and holds no policy; grpc is not imported.
 """
 
 from __future__ import annotations
 
-from base64 import b64decode
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from meshclient import errors
-from meshclient.call import Call
 from meshclient.clients import grpc_ending as ending
-from meshclient.model.headers import HeaderMap, RawHeaders
+from meshclient.clients.grpc_rpc_start import Answered, Buffer, RpcStart, metadata_of
+from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
-from meshclient.model.request import RequestHead
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
-    from meshclient.clients.grpc_target import Dialled
-    from meshclient.clients.runtime import Runtime
+    from meshclient.call import Call
     from meshclient.model.report import CallReport
 
-_BASE: RawHeaders = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-#: Lines of the head that are no metadata: gRPC writes them itself, or has no place for them.
-_NOT_METADATA = frozenset(
-    {b"content-type", b"te", b"host", b"content-length", b"grpc-timeout", b"user-agent"}
-)
-_PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
 _PUSHBACK = "grpc-retry-pushback-ms"
-#: First and longest pause of a ``wait_for_ready`` call between looks for an endpoint.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 
 
-class Rpc:
+class Rpc(RpcStart):
     """What is known and decided of one RPC. Belongs to one thread or task at a time.
 
-    ``proceed`` and ``ended`` alternate; ``attempt`` is the try under way, ``metadata`` and
-    ``limit_s`` what its RPC is to be given, ``head_limit_s`` how long its first answer may
-    take (streams). ``committed``: an answer has reached the caller, so nothing is repeated.
+    ``proceed`` and ``ended`` alternate. ``settled``: the core knows how the try ended, or
+    that it was answered; ``over``: the call has ended, and ``error`` is set where it failed
+    without the server's say.
     """
 
-    __slots__ = (
-        "_dialled",
-        "_first",
-        "_given",
-        "_held",
-        "_limit_reason",
-        "_method",
-        "_pause_s",
-        "_resent",
-        "_runtime",
-        "attempt",
-        "buffer",
-        "call",
-        "committed",
-        "error",
-        "give_up_at",
-        "head_limit_s",
-        "limit_s",
-        "metadata",
-        "over",
-        "settled",
-        "streams",
-        "wait_for_ready",
-        "whole",
-    )
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        dialled: Dialled,
-        method: str,
-        metadata: Any,
-        timeout: float | None,
-        wait_for_ready: bool,
-        whole: bool = True,
-        streams: bool = False,
-    ) -> None:
-        """``whole``: the request is one message; ``streams``: the response is many."""
-        now = runtime.clock()
-        self._runtime = runtime
-        self._dialled = dialled
-        self._method = method
-        self._given = tuple(metadata) if metadata else ()
-        self.give_up_at = None if timeout is None else now + timeout
-        self.wait_for_ready = wait_for_ready
-        self.whole = whole
-        self.streams = streams
-        self.buffer: Buffer | None = None
-        self.attempt: Attempt | None = None
-        self.metadata: Any = ()
-        self.limit_s: float | None = None
-        self.head_limit_s: float | None = None
-        self.committed = False
-        self.settled = False
-        self.over = False
-        self.error: errors.CallError | None = None
-        self._held = False
-        self._resent = False
-        self._pause_s = _FIRST_PAUSE_S
-        self._limit_reason = ResetReason.PER_TRY_TIMEOUT
-        self.call = self._new_call(now)
-
-    def _new_call(self, now: float) -> Call:
-        runtime, dialled = self._runtime, self._dialled
-        raw = _BASE
-        if self._given:
-            raw = [*_BASE, *ending.raw_headers(self._given)]
-        self._first = raw
-        head = RequestHead(
-            "POST",
-            dialled.scheme,
-            dialled.authority,
-            dialled.port,
-            self._method,
-            HeaderMap(raw),
-            dialled.host,
-        )
-        call = Call(
-            runtime.current(),
-            head,
-            now,
-            runtime.rand,
-            self.whole,
-            strategies=runtime.strategies,
-            wall_clock=runtime.wall_clock,
-        )
-        call.give_up_at = self.give_up_at
-        return call
-
-    # -- forward -------------------------------------------------------------------
-
-    def proceed(self) -> float:
-        """Go on: 0.0 and a try to make (``attempt``), or seconds to wait before asking again.
-
-        Raises the :class:`~meshclient.errors.CallError` that ends the call, or
-        :class:`Answered` where the policy answers it.
-        """
-        now = self._runtime.clock()
-        call = self.call
-        if self._held or call.hold is not None:
-            wait_s = self._hold(call, now)
-            if wait_s > 0.0:
-                return wait_s
-        if call.reply is not None:
-            self.over = True
-            raise Answered
-        if self._runtime.closed:
-            self._runtime.current()
-        try:
-            self.attempt = attempt = call.next_attempt(now)
-        except errors.CallError as error:
-            pause_s = self._pause(error, now)
-            if pause_s is None:
-                raise
-            return pause_s
-        self.settled = False
-        self._prepare(attempt, call, now)
-        return 0.0
-
-    def _hold(self, call: Call, now: float) -> float:
-        """Seconds that the filters want it held; 0.0: they are through with it."""
-        while call.hold is not None:
-            if self._held:
-                self._held = False
-                call.resume(now)
-                continue
-            wait_s = call.hold.wait_s
-            if call.give_up_at is not None:
-                wait_s = min(wait_s, max(0.0, call.give_up_at - now))
-            self._held = True
-            if wait_s > 0.0:
-                return wait_s
-        return 0.0
-
-    def _pause(self, error: errors.CallError, now: float) -> float | None:
-        """``wait_for_ready``: where there is nobody to call, look again a little later."""
-        if not self.wait_for_ready or self.committed:
-            return None
-        if not isinstance(error, (errors.NoHealthyEndpoint, errors.ConnectFailed)):
-            return None
-        pause_s = self._pause_s
-        self._pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        if self.give_up_at is not None and now + pause_s >= self.give_up_at:
-            if now >= self.give_up_at:
-                late = errors.DeadlineExceeded(f"{error} (wait_for_ready)", error.report)
-                raise late from error
-            pause_s = self.give_up_at - now
-        self.call.abandon(now)
-        self.call = self._new_call(now)
-        return pause_s
-
-    def _prepare(self, attempt: Attempt, call: Call, now: float) -> None:
-        """The metadata and the time limits of a try."""
-        raw = attempt.headers
-        self.metadata = self._given if raw is self._first else _metadata(raw)
-        if attempt.number > 1:
-            self.metadata = (*self.metadata, (_PREVIOUS_ATTEMPTS, str(attempt.number - 1)))
-        limit_s, reason = None, ResetReason.PER_TRY_TIMEOUT
-        if self.give_up_at is not None:
-            limit_s = max(0.0, self.give_up_at - now)
-        if attempt.deadline is not None:
-            left = max(0.0, attempt.deadline - now)
-            if limit_s is None or left < limit_s:
-                limit_s, reason = left, ResetReason.ROUTE_TIMEOUT
-        self.head_limit_s = None
-        stated = attempt.response_timeout_s
-        if stated is not None and (limit_s is None or stated < limit_s):
-            if self.whole and not self.streams:
-                limit_s, reason = stated, ResetReason.PER_TRY_TIMEOUT
-                attempt.by_caller = False
-            else:
-                self.head_limit_s = stated
-        self.limit_s, self._limit_reason = limit_s, reason
+    __slots__ = ()
 
     # -- how a try ended -----------------------------------------------------------
 
@@ -249,17 +65,23 @@ class Rpc:
         if code == ending.OK:
             if not self.settled:
                 self._succeed(attempt, initial, trailing, now)
-            return self._close(attempt, now)
+            elif trailing and attempt.cluster_state.on_trailers is not None:
+                head, rest = ending.raw_headers(initial or ()), ending.raw_headers(trailing)
+                attempt.cluster_state.on_trailers(attempt.state, head, rest, now)
+            self._close(attempt, now)
+            return None
         bare = not trailing and not initial
         if own is None and ending.is_local_deadline(code, details, bare):
             own = self._limit_reason
         reset = own or ending.reset_of(code, details, bare)
         if self.settled:
             self._break_off(reset, code, details, own, cause)
-            return self._close(attempt, now)
+            self._close(attempt, now)
+            return None
         if details in ending.CALLERS_MISTAKES and bare:
             call.disregard(attempt, now)
-            return self._close(attempt, now)
+            self._close(attempt, now)
+            return None
         held = self.buffer is None or self.buffer.keeps_all
         if reset is ResetReason.REFUSED_STREAM and held and not self._resent:
             return self._resend(attempt, now)
@@ -290,8 +112,7 @@ class Rpc:
         if self.buffer is not None:
             self._ask_buffer(call, self.buffer)
         if reset is not None:
-            error = cause or ConnectionError(details)
-            outcome = ending.outcome_of_reset(reset, error)
+            outcome = ending.outcome_of_reset(reset, _worded(details, cause))
         else:
             outcome = ending.outcome_of_status(code, details, trailing, initial)
             push_s = self._pushed_back(call, trailing)
@@ -352,9 +173,7 @@ class Rpc:
         if reset is None:
             self.attempt.outcome = f"{self.attempt.outcome}: grpc status {code}"
             return
-        error = self.call.break_off(
-            Outcome(reset=reset, error=cause or ConnectionError(details))
-        )
+        error = self.call.break_off(Outcome(reset=reset, error=_worded(details, cause)))
         if own is ResetReason.ROUTE_TIMEOUT:
             self.error = error
 
@@ -365,8 +184,9 @@ class Rpc:
             if pause_s is not None:
                 attempt.close(now)
                 return pause_s
-            self.error = error
-        return self._close(attempt, now)
+            self.error = self._late(error, now)
+        self._close(attempt, now)
+        return None
 
     def _close(self, attempt: Attempt, now: float) -> None:
         self.over = True
@@ -383,11 +203,12 @@ class Rpc:
         self.over = True
         self.call.reject(self.attempt, cause, self._runtime.clock())
 
-    def time_remaining(self) -> float | None:
-        """Seconds of the caller's own limit that are left; None without one."""
-        if self.give_up_at is None:
-            return None
-        return max(0.0, self.give_up_at - self._runtime.clock())
+    @property
+    def reads_head(self) -> bool:
+        """Whether anything but the caller looks at the metadata of a success."""
+        assert self.attempt is not None
+        cluster = self.attempt.cluster_state
+        return cluster.on_outcome is not None or cluster.on_trailers is not None
 
     def edited(self, initial: Any) -> Any:
         """The initial metadata as the route's response edits have it."""
@@ -399,7 +220,7 @@ class Rpc:
             return initial
         headers = HeaderMap(ending.raw_headers(initial))
         call.route.edit_response(headers, call.head, call.weighted, 200, attempt.endpoint)
-        return _metadata([*headers.raw, *(added or ())])
+        return metadata_of([*headers.raw, *(added or ())])
 
     @property
     def report(self) -> CallReport:
@@ -407,31 +228,11 @@ class Rpc:
         return self.call.report
 
 
-class Buffer(Protocol):
-    """A stream of requests that may be sent again."""
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether every request so far is still at hand."""
-        ...
-
-
-class Answered(Exception):
-    """The call's ``reply`` is the answer; for drivers only."""
-
-
-def _metadata(raw: RawHeaders) -> tuple[tuple[str, Any], ...]:
-    """Header lines as metadata, binary values decoded."""
-    made: list[tuple[str, Any]] = []
-    for name, value in raw:
-        lower = name.lower()
-        if lower in _NOT_METADATA:
-            continue
-        if lower.endswith(b"-bin"):
-            made.append((lower.decode("latin-1"), b64decode(value + b"=" * (-len(value) % 4))))
-        else:
-            made.append((lower.decode("latin-1"), value.decode("latin-1")))
-    return tuple(made)
+def _worded(details: str, cause: BaseException | None) -> ConnectionError:
+    """gRPC's own words for what happened to the connection."""
+    error = ConnectionError(details)
+    error.__cause__ = cause
+    return error
 
 
 __all__ = ["Answered", "Rpc"]

@@ -1,223 +1,25 @@
-"""A blocking caller's call that is under way: a future, a stream, or both, over all its tries.
+"""What a blocking caller holds of a call: grpc's Call and Future, and an iterator for streams.
 
-Goes from try to try on whichever thread learns of an end; asks :class:`Rpc` what follows.
+The API only; what goes on behind it is the exchange's.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshclient import errors
-from meshclient.clients.grpc_errors import answered, cancelled, rpc_error
-from meshclient.clients.grpc_rpc import Answered, Rpc
-from meshclient.model.outcome import ResetReason
-
 if TYPE_CHECKING:
-    from meshclient.clients.grpc_engines import GrpcEngine
-    from meshclient.clients.grpc_subchannels import Profile, Sub
+    from meshclient.clients.grpc_rpc import Rpc
+    from meshclient.clients.grpc_sync_exchange import Exchange
     from meshclient.model.report import CallReport
 
 _OK = grpc.StatusCode.OK
 
 
-class Exchange:
-    """The state of one call, apart from what the caller holds, which may be dropped.
-
-    ``start(sub, rpc)`` begins an RPC on a sub-channel and gives grpcio's call object.
-    ``apart``: the head of a response comes by itself (streams), so it may be still on its
-    way when the status is known. Thread-safe.
-    """
-
-    def __init__(
-        self,
-        engine: GrpcEngine,
-        profile: Profile,
-        rpc: Rpc,
-        start: Callable[[Sub, Rpc], Any],
-        apart: bool,
-        on_answer: Callable[[], object] | None = None,
-    ) -> None:
-        self.condition = threading.Condition()
-        self.rpc = rpc
-        self.inner: Any = None
-        self.final = False
-        self.error: Exception | None = None
-        self.was_cancelled = False
-        self.callbacks: list[Callable[[], object]] = []
-        self._engine = engine
-        self._profile = profile
-        self._start = start
-        self._apart = apart
-        self._on_answer = on_answer
-        self._own: ResetReason | None = None
-
-    # -- tries -----------------------------------------------------------------------
-
-    def launch(self) -> None:
-        """Begin the next try, or arrange for it."""
-        with self.condition:
-            if self.final:
-                return
-            rpc = self.rpc
-            sub = None
-            try:
-                wait_s = rpc.proceed()
-                if wait_s > 0.0:
-                    self._engine.timer.later(wait_s, self.launch)
-                    return
-                assert rpc.attempt is not None
-                self._own = None
-                sub = self._engine.pool.take(rpc.call, rpc.attempt, self._profile)
-                inner = self._start(sub, rpc)
-            except Exception as error:
-                if sub is not None:
-                    self._engine.pool.give_back(sub)
-                self._cannot(error)
-                return
-            self.inner = inner
-            self.condition.notify_all()
-        if rpc.head_limit_s is not None and rpc.whole:
-            self.watch_head(inner)
-        inner.add_done_callback(partial(self._done, sub))
-
-    def _cannot(self, error: Exception) -> None:
-        rpc = self.rpc
-        if isinstance(error, Answered):
-            assert rpc.call.reply is not None
-            error = answered(rpc.call.reply, rpc.call, True)
-        elif isinstance(error, errors.CallError):
-            rpc.over = True
-            error = rpc_error(error, rpc.call, True)
-        elif rpc.attempt is not None and not isinstance(error, errors.MeshError):
-            rpc.reject(error)
-        else:
-            rpc.abandon()
-        self._finish(error)
-
-    def _done(self, sub: Sub, inner: Any) -> None:
-        """On the channel's own thread, where nothing may be waited for."""
-        if not self._apart or self.rpc.settled or inner.code() is _OK:
-            self._conclude(sub, inner)
-        else:
-            self._engine.timer.later(0.0, partial(self._conclude, sub, inner))
-
-    def _conclude(self, sub: Sub, inner: Any) -> None:
-        self._engine.pool.give_back(sub)
-        code = inner.code()
-        initial = () if self._apart and code is _OK else inner.initial_metadata()
-        with self.condition:
-            if self.final or self.inner is not inner:
-                return
-            rpc = self.rpc
-            delay_s = rpc.ended(
-                code.value[0],
-                inner.details() or "",
-                initial,
-                inner.trailing_metadata(),
-                self._own,
-                None if code is _OK else inner,
-            )
-            if delay_s is None:
-                error = rpc.error
-                self._finish(None if error is None else rpc_error(error, rpc.call, True))
-                return
-            self.inner = None
-            self.condition.notify_all()
-        self._engine.timer.later(delay_s, self.launch)
-
-    def _finish(self, error: Exception | None) -> None:
-        with self.condition:
-            self.final = True
-            self.error = error
-            callbacks, self.callbacks = self.callbacks, []
-            self.condition.notify_all()
-        for callback in callbacks:
-            # Not under our lock, and not before the state is complete.
-            self._engine.timer.later(0.0, callback) if self._held() else callback()
-
-    def _held(self) -> bool:
-        return self.condition._is_owned()  # type: ignore[attr-defined, no-any-return]
-
-    # -- limits, answers, the caller's wish --------------------------------------------
-
-    def watch_head(self, inner: Any | None = None) -> None:
-        """Give the first answer its time from now on."""
-        inner = inner or self.inner
-        limit_s = self.rpc.head_limit_s
-        if inner is not None and limit_s is not None:
-            self._engine.timer.later(limit_s, partial(self._head_is_late, inner))
-
-    def _head_is_late(self, inner: Any) -> None:
-        with self.condition:
-            if self.final or self.inner is not inner or self.rpc.settled or _has_head(inner):
-                return
-            self._own = ResetReason.PER_TRY_TIMEOUT
-        inner.cancel()
-
-    def answer(self, initial: Any) -> None:
-        """The first of the response is here; the call stays with this try."""
-        with self.condition:
-            if not self.rpc.settled and not self.final:
-                self.rpc.answer(initial)
-        if self._on_answer is not None:
-            self._on_answer()
-
-    def cancel(self) -> bool:
-        """Whether there was something to cancel."""
-        with self.condition:
-            if self.final:
-                return False
-            self.was_cancelled = True
-            inner = self.inner
-            self.rpc.abandon()
-            self._finish(cancelled(self.rpc.call, True))
-        if inner is not None:
-            inner.cancel()
-        return True
-
-    # -- waiting -----------------------------------------------------------------------
-
-    def current(self) -> Any:
-        """grpcio's call of the try under way; waits for it between tries. None: there is none
-        any more."""
-        with self.condition:
-            while self.inner is None and not self.final:
-                self.condition.wait()
-            return self.inner
-
-    def verdict(self, inner: Any) -> bool:
-        """``inner`` has ended: whether the call has; waits for that to be decided."""
-        with self.condition:
-            while self.inner is inner and not self.final:
-                self.condition.wait()
-            return self.final
-
-    def wait(self, timeout: float | None) -> None:
-        """Until the call is over. Raises grpc.FutureTimeoutError after ``timeout`` seconds."""
-        with self.condition:
-            if not self.condition.wait_for(lambda: self.final, timeout):
-                raise grpc.FutureTimeoutError
-
-    def add(self, callback: Callable[[], object]) -> bool:
-        """Have ``callback`` called at the end; False where that is past."""
-        with self.condition:
-            if not self.final:
-                self.callbacks.append(callback)
-            return not self.final
-
-
-def _has_head(inner: Any) -> bool:
-    """Whether the head of the response is here; grpcio tells only those who wait for it."""
-    state = getattr(inner, "_state", None)
-    return getattr(state, "initial_metadata", None) is not None
-
-
-class MeshCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class MeshCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """What a caller holds of a call: grpc's Call and Future, and for streams an iterator.
 
     ``report`` says what happened so far. Thread-safe. A stream that is dropped is cancelled.
@@ -312,7 +114,7 @@ class MeshCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         """Whether it has not ended."""
         return not self._exchange.final
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         """Seconds of the caller's timeout that are left; None without one."""
         return self._exchange.rpc.time_remaining()
 
@@ -374,4 +176,44 @@ class MeshCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
     __str__ = __repr__
 
 
-__all__ = ["Exchange", "MeshCall"]
+class EndedCall(grpc.Call):
+    """The call of a response that is here: grpcio's own, with the report of the mesh."""
+
+    def __init__(self, rpc: Rpc, inner: Any) -> None:
+        self._rpc = rpc
+        self._inner = inner
+
+    @property
+    def report(self) -> CallReport:
+        """Route, endpoint, tries and flags of the call."""
+        return self._rpc.report
+
+    def initial_metadata(self) -> Any:
+        return self._rpc.edited(self._inner.initial_metadata())
+
+    def trailing_metadata(self) -> Any:
+        return self._inner.trailing_metadata()
+
+    def code(self) -> grpc.StatusCode:
+        return self._inner.code()  # type: ignore[no-any-return]
+
+    def details(self) -> str:
+        return self._inner.details()  # type: ignore[no-any-return]
+
+    def debug_error_string(self) -> str:
+        return self._inner.debug_error_string()  # type: ignore[no-any-return]
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        return self._rpc.time_remaining()
+
+    def cancel(self) -> bool:
+        return False
+
+    def add_callback(self, callback: Any) -> bool:  # noqa: ARG002 - it has ended
+        return False
+
+
+__all__ = ["EndedCall", "MeshCall"]

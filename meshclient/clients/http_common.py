@@ -120,10 +120,20 @@ def _can_seek(file: Any) -> bool:
     return hasattr(file, "seek") if seekable is None else bool(seekable())
 
 
-def new_call(runtime: Runtime, request: Any, replayable: bool, now: float) -> Call:
-    """The decision core's side of one request, with what it carries on. Raises ClosedError."""
+def new_call(
+    runtime: Runtime,
+    request: Any,
+    replayable: bool,
+    now: float,
+    head: RequestHead | None = None,
+    dry: bool = False,
+) -> Call:
+    """The decision core's side of one request, with what it carries on. Raises ClosedError.
+
+    ``head``: not what the request says. ``dry``: no filter is entered.
+    """
     plane = runtime.current()
-    head = request_head(request)
+    head = head or request_head(request)
     given = head.headers
     inbound = outgoing(head)
     call = Call(
@@ -134,6 +144,7 @@ def new_call(runtime: Runtime, request: Any, replayable: bool, now: float) -> Ca
         replayable,
         strategies=runtime.strategies,
         wall_clock=runtime.wall_clock,
+        dry=dry,
         inbound=inbound,
     )
     if head.headers is not given and not call.virtual_host_name:
@@ -219,6 +230,16 @@ def failure(attempt: Attempt, error: WireError) -> Outcome:
 def body_error(call: Call, error: WireError) -> errors.CallError:
     """A failure after the response head: final, whatever the policy says."""
     return call.break_off(failure(call.attempts[-1], error))
+
+
+def finish(attempt: Attempt, wire: WireResponse, now: float) -> None:
+    """The last try is over, body and all: its trailers tell, and it counts no more. Idempotent."""
+    observe = attempt.cluster_state.on_trailers
+    if observe is not None and not attempt.is_closed:
+        trailers = wire.get_extra_info("trailers")
+        if trailers:
+            observe(attempt.state, wire.headers, trailers, now)
+    attempt.close(now)
 
 
 def wire_response(

@@ -57,8 +57,19 @@ class AsyncMeshTransport:
         runtime = self._runtime
         family = family_of(request)
         body, replayable = common.body_of(request, family)
-        now = started = runtime.clock()
+        now = runtime.clock()
         call = common.new_call(runtime, request, replayable, now)
+        if call.fallback is not None or runtime.functions is not None:
+            from meshclient.clients.fallbacks import carry_async
+
+            return await carry_async(self._carry, runtime, family, request, call, body, now, now)
+        return await self._carry(family, request, call, body, now, now)
+
+    async def _carry(
+        self, family: Family, request: Any, call: Call, body: Any, now: float, started: float
+    ) -> Any:
+        """A call, from its filters to its response. ``started``: when the caller began to wait."""
+        runtime = self._runtime
         if call.hold is not None:
             now = await self._hold(call, request, now)
         if call.reply is not None:
@@ -145,7 +156,7 @@ class AsyncMeshTransport:
     ) -> Any:
         content = wire.content
         if content is not None:
-            attempt.close(self._runtime.clock())
+            common.finish(attempt, wire, self._runtime.clock())
             stream = family.byte_stream(content)
         else:
             stream = family.async_stream(_Exchange(self, family, request, call, attempt, wire))
@@ -205,7 +216,7 @@ class _Exchange:
         try:
             await self._wire.aclose()
         finally:
-            self._attempt.close(self._transport._runtime.clock())
+            common.finish(self._attempt, self._wire, self._transport._runtime.clock())
 
     def __del__(self) -> None:
         # Dropped without being closed; what it held must not stay taken.

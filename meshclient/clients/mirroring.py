@@ -15,20 +15,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from meshclient.clients import http_common as common
 from meshclient.clients.hedged import can_repeat_at_once
 from meshclient.clients.helper_threads import HelperThreads
-from meshclient.clients.mirror_compare import MAX_BODY, Answer, can_compare, differences
-from meshclient.errors import CallError
-from meshclient.mirror_call import MirrorCall
+from meshclient.clients.mirror_compare import Answer
+from meshclient.clients.mirror_copy import Copy, Pair
 from meshclient.model.events import MirrorCompared
-from meshclient.model.headers import HeaderMap
-from meshclient.model.outcome import Outcome
-from meshclient.transport.abort import Abort, AbortableRequest
-from meshclient.transport.interface import WireError
 
 if TYPE_CHECKING:
-    from meshclient.attempt import Attempt
     from meshclient.call import Call
     from meshclient.clients.httpx_async import AsyncMeshTransport
     from meshclient.clients.httpx_sync import MeshTransport
@@ -36,16 +29,11 @@ if TYPE_CHECKING:
     from meshclient.hedge import Hedge
     from meshclient.model.request import RequestHead
     from meshclient.model.routes import Mirror
-    from meshclient.transport.interface import WireRequest
 
 #: Copies under way at a time, those that wait for a thread included; more are dropped.
 MAX_COPIES: Final = 1000
 #: Threads that carry the copies of blocking calls.
 MAX_THREADS: Final = 8
-#: Bytes of an answer that are read before it is cut off.
-MAX_READ: Final = 16 * 1024 * 1024
-
-_NO_TIMEOUTS: dict[str, float | None] = {}
 
 
 class Mirroring:
@@ -152,26 +140,31 @@ class Copies:
         self._mirroring = mirroring
         self._hedge = hedge
         self._copies = hedge.copies
-        self._pairs: list[_Pair] = []
+        self._pairs: list[Pair] = []
 
     def start_sync(self, driver: MeshTransport, call: Call, request: Any, body: Any) -> None:
         """Carry them on threads of the mesh."""
-        for mirror, head in self._wanted(call, body):
-            copy = self._copy(driver, call, request, body, mirror, head)
-            if not self._mirroring.admit(copy, copy.abort.abort):
-                self._mirroring.count(mirror.cluster, "dropped")
-            elif self._mirroring.on_thread(copy.carry):
-                self._mirroring.count(mirror.cluster, "started")
-            else:
-                self._mirroring.leave(copy)
-                self._mirroring.count(mirror.cluster, "dropped")
+        self._start(driver, call, request, body, _on_thread)
 
     def start_async(self, driver: AsyncMeshTransport, call: Call, request: Any, body: Any) -> None:
         """Carry them in tasks of the running loop, which end with it at the latest."""
+        begin = _in_task if asyncio._get_running_loop() is not None else _in_trio
+        self._start(driver, call, request, body, begin)
+
+    def _start(
+        self,
+        driver: Any,
+        call: Call,
+        request: Any,
+        body: Any,
+        begin: Callable[[Mirroring, Copy], bool],
+    ) -> None:
         for mirror, head in self._wanted(call, body):
-            copy = self._copy(driver, call, request, body, mirror, head)
-            begin = _in_task if asyncio._get_running_loop() is not None else _in_trio
-            what = "started" if begin(self._mirroring, copy) else "dropped"
+            try:
+                copy = self._copy(driver, call, request, body, mirror, head)
+                what = "started" if begin(self._mirroring, copy) else "dropped"
+            except Exception:  # whatever it is, it is not the call's affair
+                what = "failed"
             self._mirroring.count(mirror.cluster, what)
 
     def answered(self, wire: Any) -> None:
@@ -197,198 +190,24 @@ class Copies:
         body: bytes | None,
         mirror: Mirror,
         head: RequestHead,
-    ) -> _Copy:
+    ) -> Copy:
         pair = None
         if mirror.compare is not None:
-            pair = _Pair(self._mirroring, mirror, call.cluster_name)
+            pair = Pair(self._mirroring, mirror, call.cluster_name)
             self._pairs.append(pair)
-        return _Copy(self._mirroring, driver, call, request, body, mirror, head, pair)
+        return Copy(self._mirroring, driver, call, request, body, mirror, head, pair)
 
 
-class _Pair:
-    """The two answers that are compared, whichever comes first."""
-
-    __slots__ = ("_cluster", "_copied", "_lock", "_mirror", "_mirroring", "_real")
-
-    def __init__(self, mirroring: Mirroring, mirror: Mirror, cluster: str) -> None:
-        self._mirroring = mirroring
-        self._mirror = mirror
-        self._cluster = cluster
-        self._lock = threading.Lock()
-        self._real: Answer | None = None
-        self._copied: Answer | None = None
-
-    def add(self, real: Answer | None, copied: Answer | None) -> None:
-        with self._lock:
-            self._real = self._real or real
-            self._copied = self._copied or copied
-            real, copied = self._real, self._copied
-        wanted = self._mirror.compare
-        if real is None or copied is None or wanted is None:
-            return
-        if can_compare(wanted, real, copied):
-            found = differences(wanted, real, copied)
-            self._mirroring.compared(self._cluster, self._mirror.cluster, found)
-        else:
-            self._mirroring.count(self._mirror.cluster, "not_compared")
+def _on_thread(mirroring: Mirroring, copy: Copy) -> bool:
+    if not mirroring.admit(copy, copy.abort.abort):
+        return False
+    if not mirroring.on_thread(copy.carry):
+        mirroring.leave(copy)
+        return False
+    return True
 
 
-class _Copy:
-    """One copy: the same steps on a thread (``carry``) and in a task (``carry_async``)."""
-
-    __slots__ = (
-        "_body",
-        "_call",
-        "_driver",
-        "_mirror",
-        "_mirroring",
-        "_pair",
-        "_request",
-        "_runtime",
-        "abort",
-        "attempt",
-    )
-
-    def __init__(
-        self,
-        mirroring: Mirroring,
-        driver: Any,
-        call: Call,
-        request: Any,
-        body: bytes | None,
-        mirror: Mirror,
-        head: RequestHead,
-        pair: _Pair | None,
-    ) -> None:
-        self._mirroring = mirroring
-        self._driver = driver
-        self._request = request
-        self._body = body
-        self._mirror = mirror
-        self._pair = pair
-        self._runtime = runtime = driver._runtime
-        self._call = MirrorCall(
-            call.plane, mirror.cluster, head, runtime.clock(), runtime.rand, call.timeout_s
-        )
-        self.abort = Abort()
-        self.attempt: Attempt | None = None
-
-    def carry(self) -> None:
-        """On a thread."""
-        end = "failed"
-        try:
-            target, request = self._begin()
-            wire = self._driver._engine.send(target, AbortableRequest(request, self.abort))
-            kept = _Kept(wire, self._head(wire))
-            try:
-                if wire.content is None:
-                    for piece in wire:
-                        if not kept.take(piece):
-                            break
-            finally:
-                wire.close()
-            end = self._whole(kept)
-        except CallError:
-            pass  # counted as failed
-        except WireError as error:
-            end = "cancelled" if self.abort.aborted else self._broken(error)
-        finally:
-            self._over(end)
-
-    async def carry_async(self) -> None:
-        """In a task. Nothing is awaited after a cancellation."""
-        end = "cancelled"
-        wire: Any = None
-        try:
-            target, request = self._begin()
-            wire = await self._driver._engine.send(target, request)
-            kept = _Kept(wire, self._head(wire))
-            if wire.content is None:
-                async for piece in wire:
-                    if not kept.take(piece):
-                        break
-            await wire.aclose()
-            end = self._whole(kept)
-        except CallError:
-            end = "failed"
-        except WireError as error:
-            end = self._broken(error)
-        except Exception:
-            end = "failed"  # it must not fail what the loop runs besides
-        finally:
-            if wire is not None and end != "completed":
-                wire.drop()
-            self._over(end)
-
-    def called_off(self) -> None:
-        """It never began."""
-        self._over("cancelled")
-
-    def _begin(self) -> tuple[Any, WireRequest]:
-        now = self._runtime.clock()
-        self._call._started = now
-        self.attempt = attempt = self._call.next_attempt(now)
-        target = self._driver._targets.of(self._call, attempt, self._request)
-        return target, common.wire_request(self._call, attempt, self._body, _NO_TIMEOUTS)
-
-    def _head(self, wire: Any) -> bool:
-        """The answer's head counts for the cluster; whether the body is wanted, too."""
-        assert self.attempt is not None
-        outcome = Outcome(wire.status, HeaderMap(wire.headers))
-        self._call.settle(self.attempt, outcome, self._runtime.clock())
-        compare = self._mirror.compare
-        return compare is not None and compare.json
-
-    def _broken(self, error: WireError) -> str:
-        attempt = self.attempt
-        if attempt is not None:
-            outcome = common.failure(attempt, error)
-            if attempt.kind is None:
-                self._call.settle(attempt, outcome, self._runtime.clock())
-            else:
-                self._call.break_off(outcome)
-        return "failed"
-
-    def _whole(self, kept: _Kept) -> str:
-        if self._pair is not None:
-            self._pair.add(None, kept.answer())
-        return "failed" if kept.cut else "completed"
-
-    def _over(self, end: str) -> None:
-        self._call.abandon(self._runtime.clock())
-        self._mirroring.count(self._mirror.cluster, end)
-        self._mirroring.leave(self)
-
-
-class _Kept:
-    """An answer as it is read: its size, and its body where that is compared."""
-
-    __slots__ = ("_pieces", "_size", "_wanted", "_wire", "cut")
-
-    def __init__(self, wire: Any, wanted: bool) -> None:
-        self._wire = wire
-        self._wanted = wanted
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self.cut = False
-
-    def take(self, piece: bytes) -> bool:
-        """False: it is longer than anybody should wait for."""
-        self._size += len(piece)
-        if self._wanted and self._size <= MAX_BODY:
-            self._pieces.append(piece)
-        self.cut = self._size > MAX_READ
-        return not self.cut
-
-    def answer(self) -> Answer:
-        wire = self._wire
-        content = wire.content
-        if content is None and self._wanted and self._size <= MAX_BODY:
-            content = b"".join(self._pieces)
-        return Answer(wire.status, wire.headers, content)
-
-
-def _in_task(mirroring: Mirroring, copy: _Copy) -> bool:
+def _in_task(mirroring: Mirroring, copy: Copy) -> bool:
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[None]] = []
     # Not a task yet: close() may come from another thread before there is one.
@@ -408,13 +227,13 @@ def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
 
 
-def _task_done(mirroring: Mirroring, loop: Any, copy: _Copy, task: asyncio.Task[None]) -> None:
+def _task_done(mirroring: Mirroring, loop: Any, copy: Copy, task: asyncio.Task[None]) -> None:
     if task.cancelled() and copy.attempt is None:
         copy.called_off()  # before its first step
     mirroring.off_loop(loop, copy)
 
 
-def _in_trio(mirroring: Mirroring, copy: _Copy) -> bool:
+def _in_trio(mirroring: Mirroring, copy: Copy) -> bool:
     trio: Any = sys.modules["trio"]
     scope = trio.CancelScope()
     token = trio.lowlevel.current_trio_token()
@@ -433,4 +252,4 @@ def _in_trio(mirroring: Mirroring, copy: _Copy) -> bool:
     return True
 
 
-__all__ = ["MAX_COPIES", "MAX_READ", "MAX_THREADS", "Copies", "Mirroring"]
+__all__ = ["MAX_COPIES", "MAX_THREADS", "Copies", "Mirroring"]

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 #: Most bytes of an answer's body.
 MAX_ANSWER: Final = 64 * 1024
 
+#: Threads that a mesh has at most for each :class:`Asking`, and questions that wait for one.
+MAX_ASKERS: Final = 32
+MAX_WAITING: Final = 1000
+
+_CANNOT: Final = GrpcAnswer(None, "this client cannot ask it")
 _OK = 0
 _NO_STATUS = -1
 
@@ -41,17 +46,47 @@ def ask(runtime: Runtime, call: Call) -> GrpcAnswer:
     Over within the question's timeout, and no later than the caller gives up. Failures are
     answers; raises only what cancels the thread.
     """
-    question: GrpcQuestion = call.hold.ask  # type: ignore[union-attr]
-    asked = _Asked(runtime, question, call.give_up_at)
-    if asked.answer is not None:
-        return asked.answer
+    return _ask(runtime, call.hold.ask, call.give_up_at)  # type: ignore[union-attr]
+
+
+class Asking:
+    """A question that a thread of the mesh carries, for drivers that neither block nor run a
+    loop: look for the ``answer``, None for the time being, every ``look_s`` seconds."""
+
+    __slots__ = ("answer",)
+
+    look_s: Final = 0.001
+
+    def __init__(self, runtime: Runtime, call: Call) -> None:
+        self.answer: GrpcAnswer | None = None
+        question: GrpcQuestion = call.hold.ask  # type: ignore[union-attr]
+        # The wait for a thread counts, too.
+        give_up_at = runtime.clock() + question.timeout_s
+        if call.give_up_at is not None:
+            give_up_at = min(give_up_at, call.give_up_at)
+
+        def run() -> None:
+            answer = GrpcAnswer(None, "asking broke off")
+            try:
+                answer = _ask(runtime, question, give_up_at)
+            finally:
+                self.answer = answer
+
+        if not runtime.askers.submit(run):
+            self.answer = GrpcAnswer(None, "too many questions at a time")
+
+
+def _ask(runtime: Runtime, question: GrpcQuestion, give_up_at: float | None) -> GrpcAnswer:
+    asked = _Asked(runtime, question, give_up_at)
+    if asked.answer is not None or runtime.engines is None:
+        return asked.answer or _CANNOT
     wire: Any = None
     try:
         wire = runtime.engines.get("sync", http2=True).send(asked.target, asked.request)
         asked.read_head(wire)
         for chunk in wire:
             asked.read(chunk)
-        return asked.end(wire.get_extra_info("trailers") or [])
+        return asked.end(wire.get_extra_info("trailers"))
     except Exception as error:
         return asked.fail(error)
     finally:
@@ -64,15 +99,15 @@ async def ask_async(runtime: Runtime, call: Call) -> GrpcAnswer:
     """:func:`ask` on the running event loop, which goes on meanwhile."""
     question: GrpcQuestion = call.hold.ask  # type: ignore[union-attr]
     asked = _Asked(runtime, question, call.give_up_at)
-    if asked.answer is not None:
-        return asked.answer
+    if asked.answer is not None or runtime.engines is None:
+        return asked.answer or _CANNOT
     wire: Any = None
     try:
         wire = await runtime.engines.get("async", http2=True).send(asked.target, asked.request)
         asked.read_head(wire)
         async for chunk in wire:
             asked.read(chunk)
-        return asked.end(wire.get_extra_info("trailers") or [])
+        return asked.end(wire.get_extra_info("trailers"))
     except Exception as error:
         return asked.fail(error)
     finally:
@@ -119,7 +154,7 @@ class _Asked:
         self._settled = False
         self._attempt: Attempt | None = None
         if not isinstance(question, GrpcQuestion) or runtime.engines is None:
-            self.answer = GrpcAnswer(None, "this client cannot ask it")
+            self.answer = _CANNOT
             return
         now = self._clock()
         timeout_s = question.timeout_s
@@ -144,6 +179,8 @@ class _Asked:
             struct.pack(">BI", 0, len(question.message)) + question.message,
             connect_timeout_s=min(timeout_s, self._attempt.connection.connect_timeout_s),
             deadline=now + timeout_s,
+            # At worst the call counts twice, which is better than not at all.
+            resend=lambda: True,
         )
 
     def read_head(self, wire: Any) -> None:
@@ -156,11 +193,14 @@ class _Asked:
         if len(self._body) > MAX_ANSWER:
             raise ValueError(f"an answer of more than {MAX_ANSWER} bytes")
 
-    def end(self, trailers: Headers) -> GrpcAnswer:
-        """The whole answer is there."""
-        code = _grpc_status(trailers)
+    def end(self, trailers: Headers | None) -> GrpcAnswer:
+        """The whole answer is there. ``trailers`` None: this wire does not show them."""
+        code = _grpc_status(trailers or [])
         if code == _NO_STATUS and not self._body:
             code = _grpc_status(self._head)
+        elif trailers is None:
+            # A server that fails sends no message: a whole one says as much as the status.
+            code = _OK
         self._settle(Outcome(self._status, HeaderMap(self._head), grpc_status=code))
         if code != _OK or self._status != 200:
             what = f"HTTP status {self._status} without a gRPC status"
@@ -228,4 +268,4 @@ def _only_message(body: bytes) -> bytes:
     return body[5:]
 
 
-__all__ = ["MAX_ANSWER", "ask", "ask_async"]
+__all__ = ["MAX_ANSWER", "MAX_ASKERS", "MAX_WAITING", "Asking", "ask", "ask_async"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,18 +14,25 @@ from meshclient.clients.any_loop import sleep_here
 if TYPE_CHECKING:
     from meshclient.call import Call
     from meshclient.clients.factory import Engines
+    from meshclient.clients.fallbacks import FallbackFunction
     from meshclient.clients.helper_threads import HelperThreads
-    from meshclient.clients.mirroring import Copies, Mirroring
     from meshclient.clients.http_common import Targets
+    from meshclient.clients.mirroring import Copies, Mirroring
+    from meshclient.clients.questions import Asking
     from meshclient.hedge import Hedge
     from meshclient.model.events import Event
+    from meshclient.model.fallback import LastGood
     from meshclient.plane import Plane
     from meshclient.resilience import RetryStrategy
+    from meshclient.resilience.last_good import LastGoodAnswers
     from meshclient.resilience.question import GrpcAnswer
 
 
 #: Threads that a mesh has at most for the tries of hedged blocking calls.
 MAX_HELPERS = 64
+
+#: Services (and settings of theirs) whose last good answers are kept.
+MAX_KEPT_SERVICES = 256
 
 #: Seconds that a wait of a driver may go on after the mesh was closed.
 NAP_S = 0.25
@@ -39,7 +47,9 @@ class Runtime:
     """
 
     __slots__ = (
+        "_askers",
         "_helpers",
+        "_last_good",
         "_lock",
         "_mirroring",
         "asked_targets",
@@ -47,6 +57,7 @@ class Runtime:
         "closed",
         "emit",
         "engines",
+        "functions",
         "rand",
         "respond",
         "source",
@@ -54,6 +65,7 @@ class Runtime:
         "wall_clock",
     )
 
+    _askers: HelperThreads | None
     _helpers: HelperThreads | None
     _mirroring: Mirroring | None
 
@@ -77,6 +89,8 @@ class Runtime:
         #: What carries the questions of filters; None: nothing does.
         self.engines: Engines | None = None
         self.asked_targets: Targets | None = None
+        #: By virtual host: what answers failed calls; None: no service has such a function.
+        self.functions: dict[str, FallbackFunction] | None = None
         self.forget()
 
     def current(self) -> Plane:
@@ -96,6 +110,19 @@ class Runtime:
         return self._helpers
 
     @property
+    def askers(self) -> HelperThreads:
+        """The threads that carry questions for gRPC's drivers; made when first wanted."""
+        if self._askers is None:
+            from meshclient.clients.helper_threads import HelperThreads
+            from meshclient.clients.questions import MAX_ASKERS, MAX_WAITING
+
+            with self._lock:
+                self._askers = self._askers or HelperThreads(
+                    "meshclient ask", MAX_ASKERS, MAX_WAITING
+                )
+        return self._askers
+
+    @property
     def mirroring(self) -> Mirroring:
         """The copies that are under way; made when first wanted."""
         if self._mirroring is None:
@@ -109,6 +136,18 @@ class Runtime:
         """What is to be sent to mirrors of a call; None: nothing."""
         return self.mirroring.of(hedge) if hedge.copies and not self.closed else None
 
+    def last_good(self, name: str, settings: LastGood) -> LastGoodAnswers:
+        """The answers that are kept for a virtual host under these settings."""
+        found = self._last_good.get((name, settings))
+        if found is None:
+            from meshclient.resilience.last_good import LastGoodAnswers
+
+            with self._lock:
+                found = self._last_good.setdefault((name, settings), LastGoodAnswers(settings))
+                if len(self._last_good) > MAX_KEPT_SERVICES:
+                    self._last_good.popitem(last=False)
+        return found
+
     def stop(self) -> None:
         """The mesh is closed: no new calls, and no work beside those that are under way."""
         self.closed = True
@@ -116,12 +155,16 @@ class Runtime:
             self._mirroring.close()
         if self._helpers is not None:
             self._helpers.close()
+        if self._askers is not None:
+            self._askers.close()
 
     def forget(self) -> None:
         """Have no threads and no copies: at the beginning, and in the child of a fork."""
         self._lock = threading.Lock()
         self._helpers = None
+        self._askers = None
         self._mirroring = None
+        self._last_good: OrderedDict[tuple[str, LastGood], LastGoodAnswers] = OrderedDict()
 
     def describe(self) -> dict[str, Any]:
         """What is under way beside the calls, for dumps."""
@@ -139,6 +182,12 @@ class Runtime:
         from meshclient.clients.questions import ask_async
 
         return await ask_async(self, call)
+
+    def ask_soon(self, call: Call) -> Asking:
+        """:meth:`ask` on a thread of the mesh, for drivers that must not wait."""
+        from meshclient.clients.questions import Asking
+
+        return Asking(self, call)
 
     def sleep(self, seconds: float) -> None:
         """On this thread; shorter once the mesh is closed."""

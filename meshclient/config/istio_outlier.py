@@ -1,4 +1,4 @@
-"""``outlierDetection`` blocks, and the ``circuitBreaker`` block of old tutorials.
+"""``outlierDetection`` blocks.
 
 Reads and checks; nobody is ejected here. Istio turns both success rates off, leaves
 the failure percentages at Envoy's default (detected, never enforced), never sets
@@ -33,24 +33,6 @@ def read_outlier_detection(block: Reader) -> OutlierBlock:
             suggestion="use consecutive5xxErrors",
         )
     consecutive = _count(block, "consecutive5xxErrors")
-    return _read_common(block, 5 if consecutive is None else consecutive or None)
-
-
-def read_legacy_circuit_breaker(block: Reader) -> OutlierBlock:
-    """``trafficPolicy.circuitBreaker``: no field of Istio, but of many tutorials.
-
-    It is read as the ``outlierDetection`` it was meant to be;
-    ``consecutiveErrors`` becomes ``consecutive5xxErrors``.
-    """
-    block.warning(
-        "circuitBreaker is no field of a trafficPolicy (a cluster drops or refuses it); "
-        "it is read as outlierDetection unless that is given, too",
-        code="legacy-circuit-breaker",
-        suggestion="rename it to outlierDetection, and consecutiveErrors to consecutive5xxErrors",
-    )
-    errors = _count(block, "consecutiveErrors")
-    modern = _count(block, "consecutive5xxErrors")
-    consecutive = modern if modern is not None else errors
     return _read_common(block, 5 if consecutive is None else consecutive or None)
 
 

@@ -15,15 +15,16 @@ from meshclient.config.istio_connection_pool import (
     read_connection_pool,
     read_retry_budget,
 )
+from meshclient.config.istio_legacy_breaker import read_legacy_circuit_breaker
 from meshclient.config.istio_load_balancer import LoadBalancerBlock, read_load_balancer
 from meshclient.config.istio_locality_lb import topology_in_force
 from meshclient.config.istio_outlier import (
     OutlierBlock,
-    read_legacy_circuit_breaker,
     read_outlier_detection,
 )
 from meshclient.config.istio_tls import TlsBlock, read_tls
 from meshclient.config.reader import Reader
+from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.cluster import ClusterPolicy
 from meshclient.model.retry import RetryBudget
 from meshclient.model.routes import HashPolicy
@@ -37,6 +38,7 @@ class TrafficPolicy:
     load_balancer: LoadBalancerBlock | None = None
     connection_pool: ConnectionPoolBlock | None = None
     outlier: OutlierBlock | None = None
+    breaker: CircuitBreaker | None = None
     tls: TlsBlock | None = None
     retry_budget: RetryBudget | None = None
     proxy_protocol: Literal["", "v1", "v2"] = ""
@@ -78,11 +80,11 @@ def _read_blocks(block: Reader, *, has_selector: bool) -> TrafficPolicy:
     outlier = block.field("outlierDetection")
     legacy = block.field("circuitBreaker")
     tls = block.field("tls")
-    old = read_legacy_circuit_breaker(legacy) if legacy is not None else None
     policy = TrafficPolicy(
         load_balancer=read_load_balancer(balancer) if balancer is not None else None,
         connection_pool=read_connection_pool(pool) if pool is not None else None,
-        outlier=read_outlier_detection(outlier) if outlier is not None else old,
+        outlier=read_outlier_detection(outlier) if outlier is not None else None,
+        breaker=read_legacy_circuit_breaker(legacy) if legacy is not None else None,
         tls=read_tls(tls, has_selector=has_selector) if tls is not None else None,
     )
     _warn_failover_without_outlier(policy)
@@ -155,6 +157,7 @@ def effective_policy(
             load_balancer=level.load_balancer,
             connection_pool=level.connection_pool,
             outlier=level.outlier,
+            breaker=level.breaker,
             tls=level.tls,
         )
     return replace(
@@ -162,6 +165,7 @@ def effective_policy(
         load_balancer=subset.load_balancer or base.load_balancer,
         connection_pool=subset.connection_pool or base.connection_pool,
         outlier=subset.outlier or base.outlier,
+        breaker=subset.breaker or base.breaker,
         tls=subset.tls or base.tls,
     )
 
@@ -205,6 +209,7 @@ def cluster_policy(policy: TrafficPolicy) -> tuple[ClusterPolicy, tuple[Diagnost
             limits=limits,
             connection=connection,
             outlier_detection=detection,
+            circuit_breaker=policy.breaker,
             tls=settings,
             # Istio switches Envoy's panic mode off wherever it ejects.
             panic_threshold_percent=detection.min_health_percent if detection else 50,

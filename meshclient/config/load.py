@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from meshclient.config import kinds, native
+from meshclient.config.balancing_checks import check_balancing
 from meshclient.config.documents import Document
 from meshclient.config.files import find_files, read_text
 from meshclient.config.merge import merge_routes
@@ -123,6 +124,8 @@ def _build(
     istio = _translate_istio(found.kubernetes, node, sink)
     tables = merge_routes(own.route_configurations(), istio.route_configurations, sink)
     clusters = _merge_clusters(own.clusters, istio.clusters, sink)
+    native_hosts = (host for hosts in own.virtual_hosts.values() for host in hosts)
+    check_balancing(native_hosts, clusters, sink)
     diagnostics = _in_order(sink, files)
     config = MeshConfig(
         node=node,
@@ -131,6 +134,7 @@ def _build(
         clusters=MappingProxyType(with_workload_certificates(clusters, node)),
         diagnostics=diagnostics,
         files=files,
+        propagation=preamble.propagation,
     )
     return Loaded(config, found.total, diagnostics, sink.has_errors)
 

@@ -1,6 +1,6 @@
 """The native policy file as a whole: its documents to route configurations and clusters.
 
-Reads ``version``, ``node``, ``outbound`` and ``services``; several native
+Reads ``version``, ``node``, ``outbound``, ``propagation`` and ``services``; several native
 documents add up. Kubernetes-style documents are none of its business.
 """
 
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from meshclient.config.native_names import Names
+from meshclient.config.native_propagation import read_propagation
 from meshclient.config.native_services import Service, read_service
 from meshclient.config.native_values import finish, locality, text_of
 from meshclient.config.reader import Reader
 from meshclient.config.tls_paths import path_of
 from meshclient.model.cluster import Cluster
 from meshclient.model.endpoint import labels_of
+from meshclient.model.propagation import DEFAULT_PROPAGATION, Propagation
 from meshclient.model.routes import RouteConfiguration, VirtualHost
 from meshclient.model.snapshot import ANY_PORT, Node, OutboundMode
 from meshclient.model.source import Diagnostic, Source
@@ -45,12 +47,14 @@ class NativeConfig:
 
 @dataclass(slots=True)
 class Preamble:
-    """``node`` and ``outbound``, which hold for all documents."""
+    """``node``, ``outbound`` and ``propagation``, which hold for all documents."""
 
     node: Node = field(default_factory=Node)
     outbound: OutboundMode | None = None
     node_at: Source | None = None
     outbound_at: Source | None = None
+    propagation: Propagation = DEFAULT_PROPAGATION
+    propagation_at: Source | None = None
 
 
 def read_preamble(documents: Sequence[Reader]) -> Preamble:
@@ -69,7 +73,18 @@ def read_preamble(documents: Sequence[Reader]) -> Preamble:
             mode = outbound.string(("allow_any", "registry_only"))
             preamble.outbound = cast(OutboundMode, mode) if mode is not None else None
             preamble.outbound_at = outbound.source
+        _read_propagation(r, preamble)
     return preamble
+
+
+def _read_propagation(r: Reader, preamble: Preamble) -> None:
+    propagation = r.field("propagation")
+    if propagation is not None:
+        if preamble.propagation_at is not None:
+            text = f"propagation is already given at {preamble.propagation_at}"
+            propagation.error(text, code="duplicate")
+        preamble.propagation = read_propagation(propagation)
+        preamble.propagation_at = propagation.source
 
 
 def read_node(r: Reader) -> Node:
@@ -98,7 +113,7 @@ def translate(documents: Sequence[Reader], node: Node) -> NativeConfig:
             names.add(services)
             fresh = ((n, c, services.key_source(n)) for n, c in services.items() if n not in known)
             entries.extend(fresh)
-        for key in ("node", "outbound"):
+        for key in ("node", "outbound", "propagation"):
             r.field(key)
         finish(r, "file")
     config = NativeConfig()

@@ -35,6 +35,15 @@ SELECTOR_FALLBACKS = (*FALLBACKS, "keys_subset")
 _MIN_UPDATE_S = 0.1
 _DEFAULT_ORCA = OrcaWeights()
 
+#: Settings that only some policies look at.
+_BELONG_TO = (
+    (("least_request",), ("choice_count", "active_request_bias", "selection_method")),
+    (("ring_hash",), ("minimum_ring_size", "maximum_ring_size", "hash_function")),
+    (("maglev",), ("table_size",)),
+    (("ring_hash", "maglev"), ("hash_balance_factor", "use_hostname_for_hashing")),
+    (("round_robin", "least_request", "client_side_weighted_round_robin"), ("slow_start",)),
+)
+
 
 def read_policy_settings(r: Reader, balancing: LoadBalancing) -> LoadBalancing:
     """``balancing`` with what stands under the policies' own names and beside them."""
@@ -56,6 +65,21 @@ def read_policy_settings(r: Reader, balancing: LoadBalancing) -> LoadBalancing:
         session=_session(session) if session is not None else None,
         subset_size=count or 0,
     )
+
+
+def warn_of_others(r: Reader, balancing: LoadBalancing) -> None:
+    """Settings that stand beside ``policy`` and belong to another one: Envoy takes no notice."""
+    for policies, names in _BELONG_TO:
+        if balancing.policy in policies:
+            continue
+        for name in names:
+            child = r.field(name)
+            if child is not None:
+                child.warning(
+                    f"has no effect with policy {balancing.policy}",
+                    code="no-effect",
+                    suggestion=f"it is for {', '.join(policies)}",
+                )
 
 
 def _block(r: Reader, name: str, balancing: LoadBalancing) -> Reader | None:

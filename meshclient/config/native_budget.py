@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from meshclient.config.native_values import finish, integer_of, limit_of, required
 from meshclient.config.reader import Reader
+from meshclient.model.cluster import UNLIMITED
 from meshclient.model.retry import Budget, RateBudget, RetryBudget, TokenBudget
+
+#: Of a service whose file repeats more than failed connections, and bounds it in no way:
+#: a fifth of the calls that go well, and 2 retries per second for services with few calls.
+#: docs/storms.md has what that comes to in a chain of services.
+DEFAULT_BUDGET = TokenBudget(ttl_s=10.0, ratio=0.2, min_per_second=2, spare_unsent=True)
+
+#: What ``none`` means: as many at a time as there are calls.
+_NO_BUDGET = RetryBudget(min_concurrency=UNLIMITED)
 
 _LINKERD = ("ttl", "ratio")
 _GATEWAY = ("min_retry_rate",)
@@ -17,6 +26,9 @@ _OF_ANY = ("percent", "interval", "min_per_second")
 
 def read_budget(r: Reader) -> Budget:
     """The budget; keys of different kinds exclude each other."""
+    if r.is_string:
+        r.string(("none",))
+        return _NO_BUDGET
     for name in (*_LINKERD, *_GATEWAY, *_ENVOY, *_OF_ANY):
         r.field(name)  # known, whatever the kind
     kinds = [
@@ -95,4 +107,4 @@ def _percent(r: Reader) -> float:
     return 20.0 if percent is None else percent
 
 
-__all__ = ["read_budget"]
+__all__ = ["DEFAULT_BUDGET", "read_budget"]

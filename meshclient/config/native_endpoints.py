@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from meshclient.config.native_health import read_endpoint_health
+from meshclient.config.native_health_fields import ENDPOINT_STATES
 from meshclient.config.native_shapes import SOURCES
 from meshclient.config.native_values import (
     finish,
@@ -87,8 +88,12 @@ def read_endpoint(r: Reader, *, name_only: bool = False) -> Endpoint | None:
         "locality": locality(r.field("locality")),
         "hostname": text_of(r, "hostname"),
     }
-    health = r.field("health_check")
+    health, state = r.field("health_check"), r.field("health")
     finish(r, "endpoint")
+    if state is not None and name_only:
+        state.error("belongs to an endpoint; the addresses of a name have no health of their own")
+    elif state is not None:
+        details["health"] = state.string(ENDPOINT_STATES) or "healthy"
     if base is None:
         return None
     return read_endpoint_health(health, replace(base, **details))  # type: ignore[arg-type]

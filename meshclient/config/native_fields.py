@@ -7,8 +7,11 @@ two cannot drift. Data only; reads no document.
 from __future__ import annotations
 
 from meshclient.config.native_balancing_fields import BALANCING, BALANCING_SECTIONS
+from meshclient.config.native_breaker_fields import BREAKER_SECTIONS
 from meshclient.config.native_health_fields import ENDPOINT_HEALTH, HEALTH, HEALTH_SECTIONS
 from meshclient.config.native_outlier_fields import OUTLIER_SECTIONS
+from meshclient.config.native_propagation import PROPAGATION_SECTIONS
+from meshclient.config.native_rate_limit_fields import RATE_LIMIT_REQUIRED
 from meshclient.config.native_route_fields import ROUTE_SECTIONS, TRAFFIC
 from meshclient.config.native_shapes import (
     COUNT,
@@ -43,7 +46,7 @@ _CLUSTER_POLICY: Section = {
     ),
     "limits": (ref("limits"), "Most connections and requests at a time."),
     "connection": (ref("connection"), "Life of connections."),
-    "circuit_breaker": (ref("circuit_breaker"), "Consecutive-failure breaker. Not yet honoured."),
+    "circuit_breaker": (ref("circuit_breaker"), "No calls for a while after too many failures."),
     "outlier_detection": (ref("outlier_detection"), "Passive health: who fails gets no calls."),
     **HEALTH,
     "tls": (ref("tls"), "How connections to the endpoints are secured. Default: plain text."),
@@ -77,6 +80,10 @@ SECTIONS: dict[str, Section] = {
         "outbound": (
             choice("allow_any", "registry_only"),
             "What happens to hosts that no policy knows. Default allow_any.",
+        ),
+        "propagation": (
+            ref("propagation"),
+            "What calls take along from the request that they are made for.",
         ),
         "services": (
             {"type": "object", "additionalProperties": ref("service")},
@@ -279,10 +286,6 @@ SECTIONS: dict[str, Section] = {
         "time": (DURATION, "Quiet time before the first probe; whole seconds."),
         "interval": (DURATION, "Time between probes; whole seconds."),
     },
-    "circuit_breaker": {
-        "consecutive_failures": (COUNT, "Default 5."),
-        "open_for": (DURATION, "Default 30s."),
-    },
     "tls": {
         "mode": (choice("disable", "simple", "mutual"), "mutual: with a client certificate."),
         "ca": (NAME, "File of CA certificates, relative to this file. Default: the system's."),
@@ -303,7 +306,9 @@ SECTIONS: dict[str, Section] = {
         "regex": (NAME, "RE2 expression of the whole name."),
         "type": (choice("dns", "uri", "ip", "email"), "Type of the name. Default: any."),
     },
+    **BREAKER_SECTIONS,
     **HEALTH_SECTIONS,
+    **PROPAGATION_SECTIONS,
     **OUTLIER_SECTIONS,
     **ROUTE_SECTIONS,
 }
@@ -325,9 +330,14 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "bytes": ("hex",),
     "tls": ("mode",),
     "reset_header": ("name",),
+    "inbound_deadline": ("header",),
     "fault_delay": ("fixed_delay",),
     "mirror": ("to",),
+    "slow_calls": ("threshold",),
+    "breaker_redis": ("url",),
     "share": ("weight",),
     "substitution": ("pattern", "value"),
     "respond": ("status",),
+    "fallback_respond": ("status",),
+    **RATE_LIMIT_REQUIRED,
 }

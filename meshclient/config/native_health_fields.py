@@ -46,7 +46,13 @@ HEALTH: Section = {
 }
 
 #: The key of an endpoint.
+ENDPOINT_STATES = ("healthy", "unhealthy", "draining", "degraded")
+
 ENDPOINT_HEALTH: Section = {
+    "health": (
+        choice(*ENDPOINT_STATES),
+        "draining: no new calls, those under way end in peace. Default healthy.",
+    ),
     "health_check": (
         either(FLAG, ref("endpoint_health_check")),
         "false: active checks leave this endpoint alone.",

@@ -21,6 +21,7 @@ class Names:
     services: dict[str, Source] = field(default_factory=dict)
     subsets: dict[str, set[str]] = field(default_factory=dict)
     with_endpoints: set[str] = field(default_factory=set)
+    speak_h2: set[str] = field(default_factory=set)
 
     def add(self, services: Reader) -> None:
         """Take the names of one document; a service named twice is an error."""
@@ -37,6 +38,9 @@ class Names:
             self.subsets[name] = set(listed)
             if any(service.field(source) is not None for source in SOURCES):
                 self.with_endpoints.add(name)
+            protocol = service.field("protocol")
+            if protocol is not None and protocol.node.value == "h2":
+                self.speak_h2.add(name)
 
     def cluster(self, text: str, service: str, at: Reader) -> str | None:
         """The cluster that ``text`` means in a route of ``service``; else an error.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
-from meshclient.config.native_balancing import read_policy_settings
+from meshclient.config.native_balancing import read_policy_settings, warn_of_others
+from meshclient.config.native_breaker import read_circuit_breaker
 from meshclient.config.native_hashing import read_hash_on, read_hash_settings
 from meshclient.config.native_health import read_health
 from meshclient.config.native_limits import read_limits
@@ -32,7 +33,6 @@ from meshclient.config.native_values import (
 )
 from meshclient.config.reader import Reader
 from meshclient.model.cluster import (
-    CircuitBreaker,
     ClusterPolicy,
     ConnectionOptions,
     LbPolicy,
@@ -60,19 +60,20 @@ class PolicyParts:
     notes: Notes = field(default_factory=dict)
 
 
-def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
+def read_cluster_policy(r: Reader, base: PolicyParts, *, in_subset: bool = False) -> PolicyParts:
     """The policy blocks of a service or subset; a block that is given replaces the base's."""
     parts = PolicyParts(base.policy, base.hash_policy, base.locality_weights, dict(base.notes))
     if (child := r.field("load_balancing")) is not None:
+        if not in_subset:  # what is hashed is said by the service, for its subsets, too
+            parts.hash_policy = ()
         _load_balancing(child, parts)
     if (child := r.field("limits")) is not None:
         parts.policy = read_limits(child, parts.policy)
     if (child := r.field("connection")) is not None:
         parts.policy = replace(parts.policy, connection=_connection(child))
     if (child := r.field("circuit_breaker")) is not None:
-        breaker = _circuit_breaker(child)
+        breaker = read_circuit_breaker(child, "subset" if in_subset else "service")
         parts.policy = replace(parts.policy, circuit_breaker=breaker)
-        parts.notes["circuit_breaker"] = child.not_honoured("circuit breaker")
     if (child := r.field("outlier_detection")) is not None:
         parts.policy = replace(parts.policy, outlier_detection=read_outlier_detection(child))
     parts.policy = read_health(r, parts.policy)
@@ -85,7 +86,6 @@ def read_cluster_policy(r: Reader, base: PolicyParts) -> PolicyParts:
 
 
 def _load_balancing(r: Reader, parts: PolicyParts) -> None:
-    parts.hash_policy = ()
     if not r.is_mapping:
         name = r.string(LB_POLICIES)
         balancing = LoadBalancing(policy=cast(LbPolicy, name or "least_request"))
@@ -94,6 +94,7 @@ def _load_balancing(r: Reader, parts: PolicyParts) -> None:
         policy_reader = r.field("policy")
         name = policy_reader.string(LB_POLICIES) if policy_reader is not None else None
         balancing = _balancing_details(r, cast(LbPolicy, name or "least_request"))
+        warn_of_others(r, balancing)
         _topology(r, parts)
         balancing = read_policy_settings(r, balancing)
         hash_reader = r.field("hash_on")
@@ -207,14 +208,6 @@ def _whole_seconds(r: Reader, name: str) -> float | None:
     if child is not None and value is not None and value != int(value):
         child.error("the operating system counts whole seconds here")
     return value
-
-
-def _circuit_breaker(r: Reader) -> CircuitBreaker:
-    breaker = CircuitBreaker(
-        integer_of(r, "consecutive_failures", 5), seconds_of(r, "open_for", 30.0)
-    )
-    finish(r, "circuit_breaker")
-    return breaker
 
 
 def _tls(r: Reader, parts: PolicyParts) -> None:

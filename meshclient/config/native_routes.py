@@ -51,6 +51,8 @@ _FORWARD_ONLY = (
     "hash_on",
     "subset",
     "priority",
+    "fallback",
+    "circuit_breaker",
 )
 
 
@@ -100,6 +102,7 @@ def default_route(owner: Owner, source: Source | None = None) -> Route:
         action,
         name="(default)",
         fault=traffic.fault,
+        filters=traffic.limiting.filters(),
         source=where,
     )
 
@@ -133,6 +136,7 @@ def _route(r: Reader, owner: Owner, index: int) -> list[PortRoute]:
                 request_headers,
                 response_headers,
                 traffic.fault,
+                traffic.limiting.filters(isinstance(action, ForwardAction)),
                 source=r.source,
             ),
             match.port,
@@ -198,7 +202,9 @@ def _forward(
         retry=traffic.retry,
         hash_policy=traffic.hash_policy,
         mirrors=traffic.mirrors,
+        circuit_breaker=traffic.circuit_breaker,
         hedging=traffic.hedging,
+        fallback=traffic.fallback,
         priority=traffic.priority,
     )
 

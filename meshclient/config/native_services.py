@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from meshclient.config.native_budget import DEFAULT_BUDGET
 from meshclient.config.native_endpoints import Origin, is_host, read_origin
 from meshclient.config.native_limits import with_budget
 from meshclient.config.native_names import Names
 from meshclient.config.native_outlier import warn_if_inert
 from meshclient.config.native_policies import PolicyParts, read_cluster_policy
+from meshclient.config.native_retries import DEFAULT_RETRIES
 from meshclient.config.native_routes import Owner, PortRoute, read_routes
 from meshclient.config.native_traffic import Traffic, read_traffic
 from meshclient.config.native_values import finish, required
@@ -27,7 +29,7 @@ from meshclient.model.endpoint import (
     StaticSource,
     labels_of,
 )
-from meshclient.model.routes import VirtualHost
+from meshclient.model.routes import ForwardAction, VirtualHost
 from meshclient.model.snapshot import ANY_PORT, Node
 from meshclient.model.source import Diagnostic, Source
 
@@ -65,12 +67,18 @@ def read_service(name: str, r: Reader, source: Source, names: Names, node: Node)
     origin = read_origin(r, node.namespace)
     parts = read_cluster_policy(r, PolicyParts())
     base = Traffic(hash_policy=parts.hash_policy)
+    breaker = parts.policy.circuit_breaker
+    if breaker is not None and breaker.per == "route":
+        base = replace(base, circuit_breaker=breaker)
+        parts.policy = replace(parts.policy, circuit_breaker=None)
     traffic, budget = read_traffic(r, base, names, name, section="retries")
-    if budget is not None:
-        parts.policy = with_budget(parts.policy, budget)
     routes_reader = r.field("routes")
     owner = Owner(name, origin is not None, traffic, names, node)
     routes = read_routes(routes_reader, owner)
+    if budget is None and _needs_budget(r, traffic, routes):
+        budget = DEFAULT_BUDGET
+    if budget is not None:
+        parts.policy = with_budget(parts.policy, budget)
     if origin is None and not routes and r.is_mapping and routes_reader is None:
         r.error(
             "no endpoints",
@@ -82,6 +90,16 @@ def read_service(name: str, r: Reader, source: Source, names: Names, node: Node)
     warn_if_inert(r, service.clusters)
     finish(r, "service")
     return service
+
+
+def _needs_budget(r: Reader, traffic: Traffic, routes: list[PortRoute]) -> bool:
+    """Whether the file repeats what may have reached a server, without a bound on it."""
+    limits = r.field("limits")
+    if limits is not None and limits.has("max_retries"):
+        return False
+    actions = (p.route.action for p in routes)
+    policies = [traffic.retry, *(a.retry for a in actions if isinstance(a, ForwardAction))]
+    return any(policy is not None and policy is not DEFAULT_RETRIES for policy in policies)
 
 
 def _domains(name: str, r: Reader, hosts: Reader | None) -> Iterator[str]:
@@ -163,7 +181,10 @@ def _subset(name: str, r: Reader, whole: Cluster, origin: Origin, parts: PolicyP
         r.error(f"{name[:80]!a} is not a subset name: letters, digits, - _ .")
     labels_reader = required(r, "labels")
     labels = labels_of(labels_reader.string_map() if labels_reader is not None else None)
-    own = read_cluster_policy(r, parts)
+    own = read_cluster_policy(r, parts, in_subset=True)
+    breaker, child = own.policy.circuit_breaker, r.field("circuit_breaker")
+    if child is not None and breaker is not None and breaker.per in ("service", "route"):
+        child.error("a subset's breaker is per subset or per endpoint")
     if own.hash_policy != parts.hash_policy:
         r.error("hash_on belongs to the service or to a route, not to a subset")
     finish(r, "subset")

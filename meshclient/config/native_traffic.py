@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from meshclient.config.durations import format_s
+from meshclient.config.native_breaker import read_circuit_breaker
+from meshclient.config.native_fallback import read_fallback
 from meshclient.config.native_hashing import read_hash_on
 from meshclient.config.native_hedging import read_hedging, read_mirror
+from meshclient.config.native_limiting import NO_LIMITING, Limiting, read_limiting
 from meshclient.config.native_names import Names
 from meshclient.config.native_retries import DEFAULT_RETRIES, read_retries
 from meshclient.config.native_values import (
@@ -23,6 +26,8 @@ from meshclient.config.native_values import (
     required,
 )
 from meshclient.config.reader import Reader
+from meshclient.model.breaker import CircuitBreaker
+from meshclient.model.fallback import Fallback
 from meshclient.model.hedging import Hedging
 from meshclient.model.matching import Fraction
 from meshclient.model.retry import Budget, RetryPolicy
@@ -39,8 +44,11 @@ class Traffic:
     fault: Fault | None = None
     mirrors: tuple[Mirror, ...] = ()
     hedging: Hedging | None = None
+    fallback: Fallback | None = None
     hash_policy: tuple[HashPolicy, ...] = ()
+    circuit_breaker: CircuitBreaker | None = None
     priority: Literal["default", "high"] = "default"
+    limiting: Limiting = NO_LIMITING
 
 
 def read_traffic(
@@ -52,6 +60,9 @@ def read_traffic(
         timeout_s=limit_of(r, "timeout", base.timeout_s),
         idle_timeout_s=limit_of(r, "idle_timeout", base.idle_timeout_s),
         priority=_priority(r, base.priority),
+        limiting=read_limiting(
+            r, base.limiting, names, service, of_route=section == "route_retries"
+        ),
     )
     budget: Budget | None = None
     if (child := r.field("retries")) is not None:
@@ -65,6 +76,13 @@ def read_traffic(
         traffic = replace(traffic, mirrors=tuple(m for m in found if m is not None))
     if (child := r.field("hedging")) is not None:
         traffic = replace(traffic, hedging=read_hedging(child))
+    if (child := r.field("fallback")) is not None:
+        traffic = replace(traffic, fallback=read_fallback(child, names, service))
+    if section == "route_retries" and (child := r.field("circuit_breaker")) is not None:
+        breaker = read_circuit_breaker(child, "route")
+        if breaker.per != "route":
+            child.error("a route's breaker is per route")
+        traffic = replace(traffic, circuit_breaker=breaker)
     if section == "route_retries" and (child := r.field("hash_on")) is not None:
         traffic = replace(traffic, hash_policy=read_hash_on(child))
     return traffic, budget

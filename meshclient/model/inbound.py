@@ -70,6 +70,7 @@ class Inbound:
         "deadline_header",
         "lines",
         "marks",
+        "prepared",
         "request_id",
         "trace",
         "trace_lines",
@@ -98,6 +99,8 @@ class Inbound:
         self.request_id = request_id
         self.deadline_header = deadline_header
         self.unix_offset = unix_offset
+        #: Where :mod:`meshclient.telemetry.propagation` keeps what it made of the lines.
+        self.prepared: tuple[frozenset[bytes], RawHeaders] | None = None
 
     def derive(
         self, *, deadline: float | None = None, values: Mapping[str, str] | None = None
@@ -113,6 +116,20 @@ class Inbound:
             self.lines,
             merged,
             self.marks,
+            self.trace,
+            self.request_id,
+            self.deadline_header,
+            self.unix_offset,
+        )
+
+    def detach(self) -> Inbound:
+        """What outlives the request: the same headers and values, no deadline, marks of its own."""
+        return Inbound(
+            None,
+            self.trace_lines,
+            self.lines,
+            self.values,
+            Marks(self.marks.attempt),
             self.trace,
             self.request_id,
             self.deadline_header,

@@ -44,6 +44,8 @@ class CallRecord(Protocol):
     def flags(self) -> tuple[str, ...]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    @property
+    def fallen_back(self) -> str: ...
 
 
 class AttemptReport:
@@ -74,6 +76,7 @@ class RecordedCall:
     __slots__ = (
         "attempts",
         "cluster_name",
+        "fallen_back",
         "flags",
         "host",
         "notes",
@@ -91,6 +94,7 @@ class RecordedCall:
         self.attempts = [AttemptReport(record) for record in call.attempts]
         self.flags = call.flags
         self.notes = call.notes
+        self.fallen_back = call.fallen_back
 
 
 class CallReport:
@@ -152,6 +156,13 @@ class CallReport:
         """Remarks for people."""
         return self._call.notes
 
+    @property
+    def fallback(self) -> str:
+        """What answered in the place of the failed call: ``function``, ``last-good``,
+        ``service`` or ``static``; empty, nearly always: nothing. Flags and notes tell of the
+        failure."""
+        return self._call.fallen_back
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
@@ -164,6 +175,7 @@ class CallReport:
             "attempts": [attempt.to_dict() for attempt in self.attempts],
             "flags": list(self.flags),
             "notes": list(self.notes),
+            "fallback": self.fallback,
         }
 
     def __reduce__(self) -> tuple[type[CallReport], tuple[RecordedCall]]:

@@ -84,12 +84,14 @@ class TokenBudget:
 
     ``ttl_s`` (1 to 60) is how long a token lasts, ``ratio`` (0 to 1000) how many retries each
     answer pays for, ``min_per_second`` a reserve of that many retries per second of the ttl.
+    ``spare_unsent``: retries of tries of which nothing was sent (no connection) are free.
     Source: linkerd2-proxy (``outbound/src/http/retry.rs``), tower ``retry/budget/tps_budget.rs``.
     """
 
     ttl_s: float = 10.0
     ratio: float = 0.2
     min_per_second: int = 10
+    spare_unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

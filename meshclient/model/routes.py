@@ -11,6 +11,7 @@ from typing import Literal
 
 from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.endpoint import Labels
+from meshclient.model.fallback import Fallback
 from meshclient.model.hedging import Comparison, Hedging
 from meshclient.model.matching import MATCH_ALL, Fraction, RouteMatch
 from meshclient.model.retry import RetryPolicy
@@ -153,6 +154,7 @@ class ForwardAction:
     subset: Labels = ()
     mirrors: tuple[Mirror, ...] = ()
     hedging: Hedging | None = None
+    fallback: Fallback | None = None
     include_attempt_count: bool = False
     priority: Literal["default", "high"] = "default"
     circuit_breaker: CircuitBreaker | None = None

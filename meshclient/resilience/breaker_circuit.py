@@ -103,11 +103,26 @@ class Circuit:
                 self._following = 0
                 self._turn.release()
 
+    def refresh(self) -> None:
+        """:meth:`deliver`, where the storage is elsewhere and was just brought up to date."""
+        self.deliver()
+        if self._inline:
+            return
+        with self._turn:
+            self._following = threading.get_ident()
+            try:
+                _ = self.object.state  # reads what is stored, and tells its listeners
+            except Exception:
+                _log.exception("a listener of the breaker %s failed", self.object.name)
+            finally:
+                self._following = 0
+
     def _carry_out(self, news: Change | BaseException | None) -> None:
         circuit = self.object
         try:
             if isinstance(news, Change):
-                self._move(news)
+                if self._inline:
+                    self._move(news)
             elif news is None:
                 if self._inline:
                     circuit._state_storage.reset_counter()
@@ -116,15 +131,13 @@ class Circuit:
             else:
                 if self._inline:
                     circuit._state_storage.increment_counter()
-                for listener in circuit.listeners:
-                    listener.failure(circuit, news)
+                for one in circuit.listeners:
+                    one.failure(circuit, news)
         except Exception:
             _log.exception("a listener of the breaker %s failed", circuit.name)
 
     def _move(self, change: Change) -> None:
-        if not self._inline:
-            _ = self.object.state  # reads what was stored, and tells its listeners
-        elif change.new == OPEN:
+        if change.new == OPEN:
             self.object.open()
         elif change.new == HALF_OPEN:
             self.object.half_open()

@@ -47,7 +47,7 @@ class SharedState:
             breaker.stored_again(change, failures, reset)
             raise
         self._again = False
-        breaker.circuit.deliver()
+        breaker.circuit.refresh()
 
     def _sync_state(self, change: Change | None, now: float, unix_now: float) -> None:
         breaker, storage = self._breaker, self._storage

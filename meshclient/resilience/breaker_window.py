@@ -79,7 +79,7 @@ class TimeWindow:
         if marks and now < marks[-1][0]:
             marks.clear()
         part_s = self._length_s / PARTS
-        while marks and marks[0][0] <= now - self._length_s + part_s / 2:
+        while marks and marks[0][0] <= now - self._length_s:
             marks.popleft()
         marks.append((now, self.tick()))
         self.tick_at = now + part_s

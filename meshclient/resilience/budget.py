@@ -72,6 +72,7 @@ class RetryLimiter:
         "_window",
         "counts_answers",
         "counts_requests",
+        "spares_unsent",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -88,6 +89,8 @@ class RetryLimiter:
         self.counts_requests = windowed
         #: False: :meth:`on_answer` need not be called.
         self.counts_answers = False
+        #: True: a retry of a try of which nothing was sent needs no permit.
+        self.spares_unsent = False
         self._reserve = self._burst(budget)
         self._refilled: float | None = None
 

@@ -91,6 +91,12 @@ class RetryConditions:
             return self._rate_limited
         return hit
 
+    def names_grpc_status_of(self, outcome: Outcome) -> bool:
+        """Whether the outcome is a gRPC response whose status the policy names."""
+        if outcome.reset is not None or not self._grpc:
+            return False
+        return grpc_status_of(outcome) in self._grpc
+
     def _headers_match(self, outcome: Outcome) -> bool:
         headers = outcome.headers or _NO_HEADERS
         pseudo = {":status": str(outcome.status)}

@@ -11,6 +11,8 @@ from meshclient.model.headers import RawHeaders
 from meshclient.model.inbound import Inbound
 
 _EXPECTED = b"x-envoy-expected-rq-timeout-ms"
+_LENGTH = len(_EXPECTED)
+_NOTHING = (b"", b"")
 
 
 class Bounded(Protocol):
@@ -18,8 +20,6 @@ class Bounded(Protocol):
 
     deadline: float | None
     headers: RawHeaders
-
-    def set_header(self, name: bytes, value: bytes) -> None: ...
 
 
 def bound(attempt: Bounded, inbound: Inbound, now: float, tell: bool = True) -> None:
@@ -36,15 +36,26 @@ def bound(attempt: Bounded, inbound: Inbound, now: float, tell: bool = True) -> 
         return
     left_ms = max(1, int((deadline - now) * 1000))
     line = inbound.deadline_line(now)
-    for name, value in attempt.headers:
-        key = name.lower()
-        if key == _EXPECTED and value.isdigit() and len(value) < 20:
-            left_ms = min(left_ms, int(value))
-        elif line is not None and key == line[0]:
+    name, value = attempt.headers[-1] if attempt.headers else _NOTHING
+    if name == _EXPECTED and line is None and value.isdigit() and len(value) < 20:
+        # Where the call has put it for a timeout of the route; nearly always.
+        if int(value) > left_ms:
+            attempt.headers = [*attempt.headers[:-1], (_EXPECTED, b"%d" % left_ms)]
+        return
+    headers: RawHeaders = []
+    for pair in attempt.headers:
+        name, value = pair
+        if len(name) == _LENGTH and name.lower() == _EXPECTED:
+            if value.isdigit() and len(value) < 20:
+                left_ms = min(left_ms, int(value))
+            continue
+        if line is not None and len(name) == len(line[0]) and name.lower() == line[0]:
             line = None
-    attempt.set_header(_EXPECTED, b"%d" % left_ms)
+        headers.append(pair)
+    headers.append((_EXPECTED, b"%d" % left_ms))
     if line is not None:
-        attempt.headers = [*attempt.headers, line]
+        headers.append(line)
+    attempt.headers = headers
 
 
 __all__ = ["Bounded", "bound"]

@@ -75,5 +75,8 @@ class Filter(Protocol):
         """The call is over: its body is closed, or it failed. ``status`` 0: no response;
         ``grpc_status`` -1: none."""
 
+    def describe(self) -> dict[str, Any]:
+        """Statistics under Envoy's names, as plain values, for dumps."""
+
 
 __all__ = ["ENTERED", "Filter", "Verdict"]

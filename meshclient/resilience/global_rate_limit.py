@@ -14,7 +14,7 @@ from meshclient.model.rate_limit import Entries, GlobalRateLimit
 from meshclient.model.request import RequestHead
 from meshclient.resilience.descriptors import descriptors_of, show
 from meshclient.resilience.filter import Verdict
-from meshclient.resilience.local_reply import local_reply
+from meshclient.resilience.local_reply import is_grpc, local_reply
 from meshclient.resilience.question import GrpcAnswer, GrpcQuestion
 from meshclient.resilience.rate_limit_messages import (
     OVER_LIMIT,
@@ -92,7 +92,9 @@ class GlobalRateLimitFilter:
         grpc_status = _RESOURCE_EXHAUSTED if settings.resource_exhausted else None
         reply = local_reply(head, settings.status, response.raw_body, grpc_status)
         added = response.response_headers
-        if any(name == "content-type" for name, _ in added):
+        if is_grpc(head):
+            added = [pair for pair in added if pair[0] != "content-type"]
+        elif any(name == "content-type" for name, _ in added):
             reply.headers.remove("content-type")
         flagged = [("x-envoy-ratelimited", "true")] if settings.x_envoy_ratelimited else []
         rest = standing_headers(response) if settings.x_ratelimit_headers else []

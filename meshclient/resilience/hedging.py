@@ -51,8 +51,8 @@ def may_hedge(
         return False
     if method in IDEMPOTENT_METHODS or "idempotency-key" in headers:
         return True
-    if policy is None:
-        return False
+    if policy is None:  # nothing is repeated at the timeout, which ends nothing either
+        return at_timeout and settings.delay_s is None
     return at_timeout if policy.methods is None else method in policy.methods
 
 

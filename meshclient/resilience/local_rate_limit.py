@@ -175,7 +175,9 @@ def _terms(bucket: TokenBucket) -> str:
 def _shown(bucket: Bucket) -> str:
     if not bucket.max_tokens:
         return "no calls"
-    return f"all {bucket.max_tokens} tokens are taken, {bucket.rate:g} come per second"
+    rate = bucket.rate
+    pace = f"{rate:g} come per second" if rate >= 1 else f"one comes every {1 / rate:g} s"
+    return f"all {bucket.max_tokens} tokens are taken, {pace}"
 
 
 def _drawn(share: Fraction, rand: Callable[[], int]) -> bool:

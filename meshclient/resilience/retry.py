@@ -108,7 +108,7 @@ class RetryState:
             self.release(limiter)
         sent = outcome.reset not in CONNECT_FAILURES and outcome.sent
         self._sent = self._sent or sent
-        if not self._wanted(outcome, now, elapsed_s) or not self._safe(sent):
+        if not self._wanted(outcome, now, elapsed_s) or not self._safe(outcome, sent):
             return None
         # Envoy's order: a permit that is refused has used up the retry all the same.
         if self.remaining == 0:
@@ -118,10 +118,11 @@ class RetryState:
         wait_s = None if self._run is None else self._ask_strategy(self._run)
         if self.note:
             return None
-        if not limiter.try_acquire(0 if load is None else load.active_requests, now):
-            self._refuse("the cluster has as many retries under way as it allows", "UO")
-            return None
-        self.held = True
+        if sent or not limiter.spares_unsent:
+            if not limiter.try_acquire(0 if load is None else load.active_requests, now):
+                self._refuse("the cluster has as many retries under way as it allows", "UO")
+                return None
+            self.held = True
         if wait_s is None:
             wait_s = self._wait_s(outcome, rand, unix_now)
         if self._run is not None:
@@ -160,7 +161,7 @@ class RetryState:
             self._refuse(f"no condition of the policy covers {what}")
         return covered
 
-    def _safe(self, sent: bool) -> bool:
+    def _safe(self, outcome: Outcome, sent: bool) -> bool:
         """Whether this request may be repeated after this failure."""
         policy = self.policy
         if policy.request_headers and not self._admitted():
@@ -168,7 +169,12 @@ class RetryState:
             return False
         if not sent:
             return True
-        if policy.methods is not None and self._method not in policy.methods:
+        if (
+            policy.methods is not None
+            and self._method not in policy.methods
+            # Every gRPC call is a POST: who names a gRPC status means just those.
+            and not self._conditions.names_grpc_status_of(outcome)
+        ):
             self._refuse(f"the server may have acted on the {self._method} request")
             return False
         if not self._replayable:

@@ -45,11 +45,11 @@ class Bucket:
         return self._tokens
 
     def reset_s(self, now: float) -> int:
-        """Envoy's ``x-ratelimit-reset``: 0 with a token left, else the whole seconds in
-        which one token comes, rounded down."""
+        """Envoy's ``x-ratelimit-reset``: 0 with a token left, else the seconds in which one
+        token comes (from none), rounded up."""
         if self.remaining(now) >= 1.0:
             return 0
-        return ceil(1000.0 / self.rate) // 1000
+        return ceil(ceil(1000.0 / self.rate) / 1000)
 
     def wait_s(self, now: float) -> float:
         """Seconds until there is a whole token; infinite where there never is one."""

@@ -84,6 +84,7 @@ class TokenLimiter(RetryLimiter):
         reserve = budget.min_per_second * int(budget.ttl_s) * self._withdrawal
         self._balance = TokenBalance(budget.ttl_s, reserve)
         self.counts_answers = True
+        self.spares_unsent = budget.spare_unsent
 
     def on_answer(self, now: float) -> None:
         with self._lock:

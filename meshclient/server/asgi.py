@@ -32,9 +32,9 @@ class ASGIMiddleware:
     """``app = ASGIMiddleware(app)``, as the outermost layer.
 
     ``mesh`` says under ``propagation`` which headers are taken in, hot-reloaded; without it
-    W3C, B3, baggage, request id and the usual deadlines are. As ``app.add_middleware(ASGIMiddleware,
-    mesh=mesh)`` it works, too, but answers that the framework makes of unhandled errors are
-    made outside of it, and lack the retry mark.
+    W3C, B3, baggage, request id and the usual deadlines are. It works as
+    ``app.add_middleware(ASGIMiddleware, mesh=mesh)``, too, but answers that the framework makes
+    of unhandled errors are made outside of it then, and lack the retry mark.
 
     Tasks that the application starts, thread pools of starlette and ``asyncio.to_thread`` see the
     request; ``loop.run_in_executor`` and own threads do with :func:`meshclient.server.carry`. A

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from meshclient.server.grpc_common import iterate, mark, read, rewrap
+from meshclient.server.grpc_common import Marking, iterate, read, rewrap
 from meshclient.telemetry.propagation import INBOUND
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from meshclient.model.inbound import Inbound
 
 
-class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+class ServerInterceptor(grpc.ServerInterceptor):
     """``grpc.server(pool, interceptors=[ServerInterceptor()])``, as the first one.
 
     ``mesh`` as in :class:`meshclient.server.ASGIMiddleware`; the RPC's own deadline
-    (``grpc-timeout``) bounds calls, too. The method, and each message of a streamed response, runs in
-    a context of its own, so that nothing is left on the pool's thread. RPCs that fail after
-    retries in vain get the retry mark and gRPC's push-back in their trailing metadata.
+    (``grpc-timeout``) bounds calls, too. The method, and each message of a streamed response,
+    runs in a context of its own, so that nothing is left on the pool's thread. RPCs that fail
+    after retries in vain get the retry mark and gRPC's push-back in their trailing metadata.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
@@ -42,20 +42,16 @@ class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         def unary(behaviour: Callable[..., Any]) -> Callable[..., Any]:
             def around(request: Any, servicer: Any) -> Any:
                 inbound, context = enter(servicer)
-                try:
+                with Marking(inbound, servicer):
                     return context.run(behaviour, request, servicer)
-                finally:
-                    mark(inbound, servicer)
 
             return around
 
         def stream(behaviour: Callable[..., Any]) -> Callable[..., Any]:
             def around(request: Any, servicer: Any) -> Iterator[Any]:
                 inbound, context = enter(servicer)
-                try:
+                with Marking(inbound, servicer):
                     yield from iterate(behaviour, request, servicer, context)
-                finally:
-                    mark(inbound, servicer)
 
             return around
 

@@ -1,4 +1,4 @@
-"""Interceptor for ``grpc.aio.server``: what an RPC brings along is there for the calls made for it."""
+"""Interceptor for ``grpc.aio.server``: what an RPC brings is there for the calls made for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from meshclient.server.grpc_common import iterate, mark, read, rewrap, with_mark
+from meshclient.server.grpc_common import Marking, iterate, read, rewrap, with_mark
 from meshclient.telemetry.propagation import INBOUND
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meshclient.model.inbound import Inbound
 
 
-class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class AioServerInterceptor(grpc.aio.ServerInterceptor):
     """``grpc.aio.server(interceptors=[AioServerInterceptor()])``, as the first one.
 
     :class:`meshclient.server.ServerInterceptor` for asyncio. Blocking methods, which
@@ -35,20 +35,20 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         metadata = details.invocation_metadata
 
-        def enter(servicer: Any) -> tuple[_Servicer, Token[Inbound | None]]:
+        def enter(servicer: Any) -> tuple[Inbound, Token[Inbound | None]]:
             inbound = read(self._mesh, metadata, servicer.time_remaining())
-            return _Servicer(servicer, inbound), INBOUND.set(inbound)
+            return inbound, INBOUND.set(inbound)
 
         def unary(behaviour: Callable[..., Any]) -> Callable[..., Any]:
             if not inspect.iscoroutinefunction(behaviour):
                 return self._blocking(behaviour, metadata)
 
             async def around(request: Any, servicer: Any) -> Any:
-                marking, token = enter(servicer)
+                inbound, token = enter(servicer)
                 try:
-                    return await behaviour(request, marking)
+                    with Marking(inbound, servicer):
+                        return await behaviour(request, _Servicer(servicer, inbound))
                 finally:
-                    marking.mark()
                     INBOUND.reset(token)
 
             return around
@@ -65,20 +65,18 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _blocking(self, behaviour: Callable[..., Any], metadata: Any) -> Callable[..., Any]:
         def around(request: Any, servicer: Any) -> Any:
             inbound, context = self._apart(servicer, metadata)
-            try:
-                return context.run(behaviour, request, servicer)
-            finally:
-                mark(inbound, servicer)
+            known = _BlockingServicer(servicer, inbound)
+            with Marking(inbound, known):
+                return context.run(behaviour, request, known)
 
         return around
 
     def _blocking_stream(self, behaviour: Callable[..., Any], metadata: Any) -> Callable[..., Any]:
         def around(request: Any, servicer: Any) -> Iterator[Any]:
             inbound, context = self._apart(servicer, metadata)
-            try:
-                yield from iterate(behaviour, request, servicer, context)
-            finally:
-                mark(inbound, servicer)
+            known = _BlockingServicer(servicer, inbound)
+            with Marking(inbound, known):
+                yield from iterate(behaviour, request, known, context)
 
         return around
 
@@ -92,15 +90,15 @@ class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 def _streaming(
     behaviour: Callable[..., AsyncIterator[Any]],
-    enter: Callable[[Any], tuple[_Servicer, Token[Inbound | None]]],
+    enter: Callable[[Any], tuple[Inbound, Token[Inbound | None]]],
 ) -> Callable[..., AsyncIterator[Any]]:
     async def around(request: Any, servicer: Any) -> AsyncIterator[Any]:
-        marking, token = enter(servicer)
+        inbound, token = enter(servicer)
         try:
-            async for message in behaviour(request, marking):
-                yield message
+            with Marking(inbound, servicer):
+                async for message in behaviour(request, _Servicer(servicer, inbound)):
+                    yield message
         finally:
-            marking.mark()
             # Closed by the loop at its end, it is another context: then there is nothing to undo.
             with suppress(ValueError):
                 INBOUND.reset(token)
@@ -109,30 +107,61 @@ def _streaming(
 
 
 class _Servicer:
-    """The servicer's context, with an ``abort`` that marks first: it sends the trailers."""
+    """The servicer's context, with an ``abort`` that marks first: it sends the trailers at once."""
 
-    __slots__ = ("_inbound", "_marked", "_servicer")
+    __slots__ = ("_inbound", "_servicer")
 
     def __init__(self, servicer: Any, inbound: Inbound) -> None:
         self._servicer = servicer
         self._inbound = inbound
-        self._marked = False
-
-    def mark(self) -> None:
-        """Put the retry mark into the trailing metadata, if there is one to put."""
-        if self._inbound.marks.exhausted and not self._marked:
-            self._marked = True
-            self._servicer.set_trailing_metadata(with_mark(self._servicer.trailing_metadata()))
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()
     ) -> None:
         """End the RPC with an error status."""
-        if self._inbound.marks.exhausted and not self._marked:
-            self._marked = True
+        if self._inbound.marks.exhausted and code is not grpc.StatusCode.OK:
             known = trailing_metadata or self._servicer.trailing_metadata()
             trailing_metadata = with_mark(known)
         await self._servicer.abort(code, details, trailing_metadata)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._servicer, name)
+
+
+class _BlockingServicer:
+    """The context that grpc.aio hands to blocking methods, which tells nothing of what was set."""
+
+    __slots__ = ("_code", "_inbound", "_servicer", "_trailing")
+
+    def __init__(self, servicer: Any, inbound: Inbound) -> None:
+        self._servicer = servicer
+        self._inbound = inbound
+        self._code: grpc.StatusCode | None = None
+        self._trailing: Any = ()
+
+    def code(self) -> grpc.StatusCode | None:
+        """What was set last."""
+        return self._code
+
+    def trailing_metadata(self) -> Any:
+        """What was set last."""
+        return self._trailing
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status that the RPC ends with."""
+        self._code = code
+        self._servicer.set_code(code)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        """What is sent with the status."""
+        self._trailing = tuple(metadata)
+        self._servicer.set_trailing_metadata(self._trailing)
+
+    def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+        """End the RPC with an error status. Raises."""
+        if self._inbound.marks.exhausted and code is not grpc.StatusCode.OK:
+            trailing_metadata = with_mark(trailing_metadata or self._trailing)
+        self._servicer.abort(code, details, trailing_metadata)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._servicer, name)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Longer times than this are no deadline: grpcio reports years where the caller set none.
 _FOREVER_S = 10 * 365 * 86400.0
+#: A status that was not set, or set to OK; grpc.aio has numbers.
+_GOOD = (None, 0, grpc.StatusCode.OK)
 _MARK = ((EXHAUSTED_HEADER, "true"), GRPC_PUSHBACK)
 
 
@@ -67,11 +69,23 @@ def iterate(
             context.run(close)
 
 
-def mark(inbound: Inbound, servicer: Any) -> None:
-    """Say in the trailing metadata that repeating is in vain, if it is. With an OK status
-    nobody reads it; what the status will be is not known after an exception."""
-    if inbound.marks.exhausted:
-        servicer.set_trailing_metadata(with_mark(servicer.trailing_metadata()))
+class Marking:
+    """``with``: the method runs within. If it fails after retries in vain, the trailing metadata
+    says that repeating is in vain, too."""
+
+    __slots__ = ("_inbound", "_servicer")
+
+    def __init__(self, inbound: Inbound, servicer: Any) -> None:
+        self._inbound = inbound
+        self._servicer = servicer
+
+    def __enter__(self) -> None:
+        """Nothing to do yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = kind is not None or self._servicer.code() not in _GOOD
+        if failed and self._inbound.marks.exhausted:
+            self._servicer.set_trailing_metadata(with_mark(self._servicer.trailing_metadata()))
 
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -94,4 +108,4 @@ def rewrap(handler: Any, unary: Wrap, stream: Wrap) -> Any:
     return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), **options)
 
 
-__all__ = ["iterate", "lines_of", "mark", "read", "rewrap", "with_mark"]
+__all__ = ["Marking", "iterate", "lines_of", "read", "rewrap", "with_mark"]

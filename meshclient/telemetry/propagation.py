@@ -43,9 +43,19 @@ def outgoing(head: RequestHead) -> Inbound | None:
     inbound = INBOUND.get()
     if inbound is None and otel.MODULE not in _modules:
         return None
-    lines = _carried(inbound or _NOTHING, head.headers.raw)
+    given = head.headers.raw
+    if inbound is not None and otel.MODULE not in _modules:
+        watched, lines = inbound.prepared or _prepare(inbound)
+        for name, _ in given:
+            if name.lower() in watched:
+                break
+        else:
+            # Nearly always: the caller sets none of them, and all are added.
+            head.headers = HeaderMap(given + lines)
+            return inbound
+    lines = _carried(inbound or _NOTHING, given)
     if lines:
-        head.headers = HeaderMap([*head.headers.raw, *lines])
+        head.headers = HeaderMap([*given, *lines])
     return inbound
 
 
@@ -59,6 +69,15 @@ def withhold(head: RequestHead, given: RawHeaders, mode: UnknownHosts) -> None:
     added = head.headers.raw[len(given) :]
     kept = [] if mode == "none" else [line for line in added if line[0] in _HARMLESS]
     head.headers = HeaderMap([*given, *kept])
+
+
+def _prepare(inbound: Inbound) -> tuple[frozenset[bytes], RawHeaders]:
+    """The names that a caller's own headers may not have for all lines to be added; the lines."""
+    names = {name for name, _ in inbound.lines}
+    if inbound.trace_lines:
+        names |= TRACE_NAMES
+    inbound.prepared = prepared = (frozenset(names), inbound.lines + inbound.trace_lines)
+    return prepared
 
 
 def _carried(inbound: Inbound, given: RawHeaders) -> RawHeaders:

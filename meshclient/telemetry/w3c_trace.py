@@ -16,7 +16,8 @@ NAMES = (b"traceparent", b"tracestate")
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 #: A key of up to 256 characters (with or without a tenant part), and printable text.
 _MEMBER = re.compile(
-    rb"[ \t]*[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e][ \t]*"
+    rb"[ \t]*[a-z0-9][a-z0-9_\-*/@]{0,255}="
+    rb"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e][ \t]*"
 )
 _MAX_MEMBERS = 32
 

@@ -25,24 +25,49 @@ class _Connection(Protocol):
 
 class TlsBuffers:
     """Of one loop, and shared by its TLS connections: what is in them is taken out before
-    the loop does anything else."""
+    the loop does anything else.
 
-    __slots__ = ("_encrypted", "_scratch")
+    That is so where the loop fills a buffer and says how far in one go, without a look at
+    another connection in between: asyncio's ``SSLProtocol`` and uvloop's do with what they
+    decrypted, and selector loops with what they read. Other loops get a buffer for each
+    connection, and keep their own for what is encrypted.
+    """
 
-    def __init__(self) -> None:
-        self._scratch = memoryview(bytearray(SCRATCH))
+    __slots__ = ("_encrypted", "_scratch", "_swaps")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        known = isinstance(loop, asyncio.BaseEventLoop) or _is_uvloop(loop)
+        self._scratch = memoryview(bytearray(SCRATCH)) if known else None
+        self._swaps = isinstance(loop, asyncio.SelectorEventLoop)
         self._encrypted: bytearray | None = None
 
     def attach(self, transport: asyncio.Transport, connection: _Connection) -> None:
         """Have ``connection`` get what ``transport`` decrypts."""
-        transport.set_protocol(Decrypted(connection, self._scratch))
-        # asyncio's own has 256 KiB for each connection, also when it is idle.
+        scratch = self._scratch
+        if scratch is None:
+            scratch = memoryview(bytearray(SCRATCH))
+        transport.set_protocol(Decrypted(connection, scratch))
+        if self._swaps:
+            self._share_encrypted(transport)
+
+    def _share_encrypted(self, transport: asyncio.Transport) -> None:
+        """asyncio's own has 256 KiB for each connection, also when it is idle.
+
+        Private to asyncio, and the same in 3.11 to 3.13: it is handed out by ``get_buffer``
+        and read by ``buffer_updated`` and nowhere else, and the selector loop calls both in
+        one step. The handshake that leads here has read its own already. Where the attributes
+        are others, the connection keeps what it has.
+        """
         tls: Any = getattr(transport, "_ssl_protocol", None)
         own = getattr(tls, "_ssl_buffer", None)
         if isinstance(own, bytearray) and hasattr(tls, "_ssl_buffer_view"):
             if self._encrypted is None or len(self._encrypted) != len(own):
                 self._encrypted = own
             tls._ssl_buffer, tls._ssl_buffer_view = self._encrypted, memoryview(self._encrypted)
+
+
+def _is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
+    return any(base.__module__.partition(".")[0] == "uvloop" for base in type(loop).__mro__)
 
 
 class Decrypted(asyncio.BufferedProtocol):

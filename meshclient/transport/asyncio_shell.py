@@ -33,7 +33,7 @@ from meshclient.transport.interface import (
 from meshclient.transport.readiness import Readiness
 
 if TYPE_CHECKING:
-    from meshclient.transport.async_engine import LoopShard
+    from meshclient.transport.loop_shard import LoopShard
     from meshclient.transport.pool import Pool
 
 _EXTRA_INFO = {"client_addr": "sockname", "server_addr": "peername"}

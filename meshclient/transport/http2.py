@@ -12,9 +12,14 @@ from typing import Any, Final
 
 from meshclient.model.cluster import ConnectionOptions
 from meshclient.transport import http2_frames as wire
-from meshclient.transport.http2_decoder import Decoder, HpackError, OversizedError
+from meshclient.transport.http2_decoder import Decoder, HpackError
 from meshclient.transport.http2_frames import Violation
-from meshclient.transport.http2_sending import CONNECTION_WINDOW, MAX_STREAMS, Http2Sender
+from meshclient.transport.http2_sending import (
+    CONNECTION_WINDOW,
+    MAX_STREAMS,
+    PING_DATA,
+    Http2Sender,
+)
 from meshclient.transport.http2_stream import Stream, Unprocessed, protocol_error, reset_error
 from meshclient.transport.interface import DEFAULT_OPTIONS, WireError
 from meshclient.transport.tls_policy import HTTP2_PROTOCOLS
@@ -22,8 +27,9 @@ from meshclient.transport.tls_policy import HTTP2_PROTOCOLS
 #: Frames without use (PING, SETTINGS, empty DATA ...) borne at once, and how fast that recovers.
 IDLE_FRAMES: Final = 1000
 IDLE_FRAMES_PER_S: Final = 100
-#: A piece of a body that nobody waits for any more is no abuse from this size on.
-_LATE_DATA: Final = 1024
+#: PING and SETTINGS answers that may pile up while the peer does not read.
+#: Source: Envoy, source/common/http/http2/protocol_constraints.h (max_outbound_control_frames).
+MAX_UNREAD_ANSWERS: Final = 1000
 
 _Touched = dict[Stream, None]
 
@@ -33,8 +39,9 @@ class Http2Core(Http2Sender):
 
     ``feed`` what arrives: it returns the streams that changed. Fetch what is to
     be written with ``outgoing`` after every call. ``settled``: the peer's SETTINGS
-    are here. ``leaving``: no further stream fits (GOAWAY, too many resets, ids used
-    up). ``broken``: the connection is of no use any more, and why.
+    are here. ``answered``: how many frames had to be answered. ``leaving``: no further
+    stream fits (GOAWAY, too many resets, ids used up). ``broken``: the connection is of
+    no use any more, and why.
     """
 
     __slots__ = (
@@ -44,7 +51,8 @@ class Http2Core(Http2Sender):
         "_may_receive",
         "_reader",
         "_unreturned",
-        "_window_frames",
+        "_upload_frames",
+        "answered",
         "received",
         "settled",
         "windows_opened",
@@ -54,12 +62,12 @@ class Http2Core(Http2Sender):
         super().__init__(options)
         limit = options.max_response_header_kb * 1024
         self._decoder = Decoder(limit)
-        # A field adds 32 to the size of its list, so no honest block is longer than the list.
-        self._reader = wire.Reader(limit)
+        # Longer lists still pass the decoder, for its table, and fail their own stream only.
+        self._reader = wire.Reader(2 * limit)
         self._may_receive = CONNECTION_WINDOW
         self.settled = self.windows_opened = False
-        self.received = 0
-        self._unreturned = self._window_frames = 0
+        self.received = self.answered = 0
+        self._unreturned = self._upload_frames = 0
         self._allowance = float(IDLE_FRAMES)
         self._allowed_at = 0.0
 
@@ -133,7 +141,7 @@ class Http2Core(Http2Sender):
             wrong = stream.on_end()
         touched[stream] = None
         if wrong:
-            if stream.error is None:
+            if not stream.complete:  # else it is answered, whatever became of the upload
                 stream.error = protocol_error(f"invalid response: {wrong}")
             self._reset(stream, wire.PROTOCOL_ERROR)
         elif stream.complete and stream.ended:
@@ -149,7 +157,9 @@ class Http2Core(Http2Sender):
         if self._may_receive < 0 or (stream is not None and size > stream.may_receive):
             raise Violation(wire.FLOW_CONTROL_ERROR, "more than the window allows")
         if stream is None:
-            return 0 if size >= _LATE_DATA else 1
+            # On its way when the stream was reset: as much as its window allowed.
+            self._late -= size
+            return 0 if payload and self._late >= 0 else 1
         if stream.complete:
             self._reset(stream, wire.STREAM_CLOSED)
             return 1
@@ -164,8 +174,6 @@ class Http2Core(Http2Sender):
         try:
             # Also for a stream that is over: the tables of both sides must stay equal.
             fields, wrong = self._decoder.decode(block)
-        except OversizedError as error:
-            raise Violation(wire.ENHANCE_YOUR_CALM, str(error)) from error
         except HpackError as error:
             raise Violation(wire.COMPRESSION_ERROR, str(error)) from error
         stream = self._find(stream_id)
@@ -198,9 +206,16 @@ class Http2Core(Http2Sender):
             raise Violation(wire.PROTOCOL_ERROR, "SETTINGS of a wrong form")
         if flags & wire.ACK:
             return 1
+        window = self._initial_window
         for name, value in wire.read_settings(payload):
-            self._apply(name, value)
+            if name == wire.INITIAL_WINDOW_SIZE:
+                window = value
+            else:
+                self._apply(name, value)
+        if window != self._initial_window:
+            self._move_windows(window)
         self._out.append(wire.frame(wire.SETTINGS, wire.ACK, 0, b""))
+        self.answered += 1
         useless = 1 if self.settled else 0
         self.settled = self.windows_opened = True
         return useless
@@ -213,12 +228,14 @@ class Http2Core(Http2Sender):
             self._max_streams = min(value, self._most_streams, MAX_STREAMS)
         elif name == wire.MAX_HEADER_LIST_SIZE:
             self._max_list = value
-        elif name == wire.INITIAL_WINDOW_SIZE:
-            change, self._initial_window = value - self._initial_window, value
-            for stream in self.streams.values():
-                stream.may_send += change
-                if stream.may_send > wire.MAX_WINDOW:
-                    raise Violation(wire.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
+
+    def _move_windows(self, initial: int) -> None:
+        """Those of all streams, perhaps below zero (RFC 9113 section 6.9.2)."""
+        change, self._initial_window = initial - self._initial_window, initial
+        for stream in self.streams.values():
+            stream.may_send += change
+            if stream.may_send > wire.MAX_WINDOW:
+                raise Violation(wire.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
 
     def _on_stray(self, _flags: int, _stream_id: int, _data: bytes, _touched: _Touched) -> int:
         raise Violation(wire.PROTOCOL_ERROR, "PUSH_PROMISE, or CONTINUATION of nothing")
@@ -227,10 +244,12 @@ class Http2Core(Http2Sender):
         if stream_id or len(payload) != 8:
             raise Violation(wire.FRAME_SIZE_ERROR, "PING of a wrong form")
         if flags & wire.ACK:
-            self.awaits_pong = False
-        else:
-            self._out.append(wire.frame(wire.PING, wire.ACK, 0, payload))
-        return 1
+            if payload == PING_DATA:
+                self.awaits_pong = False
+            return 1
+        self._out.append(wire.frame(wire.PING, wire.ACK, 0, payload))
+        self.answered += 1
+        return self._paced()
 
     def _on_goaway(self, _flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
         if stream_id or len(payload) < 8:
@@ -240,8 +259,12 @@ class Http2Core(Http2Sender):
         self.leaving = True
         for stream in [s for s in self.streams.values() if s.id > last]:
             self._drop(stream)
-            stream.error = Unprocessed()
             touched[stream] = None
+            if stream.status and not stream.complete:
+                # It began to answer: whatever it says now, it has looked at the request.
+                stream.error = protocol_error("the server leaves in the middle of the response")
+            elif not stream.complete:
+                stream.error = Unprocessed()
         return 1
 
     def _on_window(self, _flags: int, stream_id: int, payload: bytes, touched: _Touched) -> int:
@@ -256,11 +279,20 @@ class Http2Core(Http2Sender):
             if not size or self._may_send > wire.MAX_WINDOW:
                 raise Violation(wire.FLOW_CONTROL_ERROR, "a wrong WINDOW_UPDATE")
         self.windows_opened = True
-        self._window_frames += 1
-        # Who takes uploads sends these all the time, also when the last byte is long here.
-        # Source: Envoy, source/common/http/http2/protocol_constraints.cc.
+        return self._paced()
+
+    def _paced(self) -> int:
+        """WINDOW_UPDATE and PING: who takes uploads sends these all the time, also when the last
+        byte is long here, and measures the path with them (gRPC in Go does, once a round trip).
+        They are without use beyond what the uploads explain.
+
+        Source: Envoy, source/common/http/http2/protocol_constraints.cc
+        (max_inbound_window_update_frames_per_data_frame_sent), which ends the connection at
+        this number of WINDOW_UPDATE frames, and has no limit for a PING that it can answer.
+        """
+        self._upload_frames += 1
         opened = self._next_id // 2
-        return 1 if self._window_frames > 5 + 2 * (opened + 10 * self._data_sent) else 0
+        return 1 if self._upload_frames > 5 + 2 * (opened + 10 * self._data_sent) else 0
 
 
 def speaks_http2(protocol: str, tls: object) -> bool:

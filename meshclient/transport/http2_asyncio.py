@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.asyncio_shell import NotWrittenError
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest
-from meshclient.transport.http2 import Http2Core
+from meshclient.transport.http2 import MAX_UNREAD_ANSWERS, Http2Core
 from meshclient.transport.http2_exchange import Exchange
 from meshclient.transport.http2_request import header_list
-from meshclient.transport.http2_stream import Stream
+from meshclient.transport.http2_stream import Stream, protocol_error
 from meshclient.transport.http2_upload import upload
 from meshclient.transport.interface import (
     AsyncWireResponse,
@@ -29,8 +29,8 @@ from meshclient.transport.interface import (
 )
 
 if TYPE_CHECKING:
-    from meshclient.transport.async_engine import LoopShard
     from meshclient.transport.http2_pool import MultiplexPool
+    from meshclient.transport.loop_shard import LoopShard
 
 _EXTRA_INFO = {"client_addr": "sockname", "server_addr": "peername"}
 
@@ -39,6 +39,7 @@ class Http2Connection(asyncio.Protocol):
     """Settling (until the peer's SETTINGS), open, leaving (no new streams), closed."""
 
     __slots__ = (
+        "_answered",
         "_flushing",
         "_heard_at",
         "_idle_at",
@@ -81,6 +82,7 @@ class Http2Connection(asyncio.Protocol):
         self._scheme = b"http" if pool.target.tls is None else b"https"
         self._writers: set[asyncio.Future[None]] = set()
         self._paused = self._flushing = False
+        self._answered = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._idle_at = self._pong_by = math.inf
         self._heard_at = 0.0
@@ -179,6 +181,7 @@ class Http2Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._answered = self.core.answered
 
     def resume_writing(self) -> None:
         self._paused = False
@@ -228,6 +231,8 @@ class Http2Connection(asyncio.Protocol):
                 stream.owner.progress()
         if core.broken is not None:
             self._end(core.broken, None)
+        elif self._paused and core.answered - self._answered > MAX_UNREAD_ANSWERS:
+            self._end(protocol_error("the server does not read what it asked for"), None)
         elif (limits_changed or core.leaving) and not self.closed:
             self.pool.changed(self, now)
 

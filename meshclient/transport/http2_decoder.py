@@ -33,10 +33,6 @@ class HpackError(Exception):
     """A block that cannot be decoded: the tables of both sides no longer agree."""
 
 
-class OversizedError(HpackError):
-    """A block that would become a larger list than allowed."""
-
-
 class _Known(NamedTuple):
     """What a block gave, and when it gives that again."""
 
@@ -69,8 +65,8 @@ class Decoder:
     def decode(self, block: bytes) -> tuple[list[Field], str]:
         """The fields, and what is wrong with them as fields of HTTP ("" for nothing).
 
-        The list is shared and must not be changed. Raises HpackError, after which
-        the connection is of no use, and OversizedError.
+        The list is shared and must not be changed; one over the limit comes empty. Raises
+        HpackError, after which the connection is of no use.
         """
         known = self._blocks.get(block)
         if known is None or known[3] not in (None, self._generation):
@@ -84,10 +80,13 @@ class Decoder:
     def _decoded(self, block: bytes) -> tuple[list[Field], str]:
         generation, self._named = self._generation, False
         try:
-            fields, inserted, resized = self._fields(block)
+            fields, inserted, total, resized = self._fields(block)
         except (IndexError, HPACKDecodingError) as error:
             raise HpackError(f"invalid header block: {error}") from error
-        wrong = fault(fields)
+        if total > self._max_list:
+            fields, wrong = [], f"a header list of {total} bytes, of {self._max_list} at most"
+        else:
+            wrong = fault(fields)
         if len(block) <= _MAX_BLOCK and not resized:
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
@@ -95,8 +94,11 @@ class Decoder:
             self._blocks[block] = _Known(fields, wrong, inserted, valid)
         return fields, wrong
 
-    def _fields(self, block: bytes) -> tuple[list[Field], list[Field], bool]:
-        """The fields, which of them went into the table, and whether it was resized."""
+    def _fields(self, block: bytes) -> tuple[list[Field], list[Field], int, bool]:
+        """The fields, which of them went into the table, their size, and whether it was resized.
+
+        A list over the limit is read on, as the table must stay that of the peer, but not kept.
+        """
         fields: list[Field] = []
         inserted: list[Field] = []
         at, total, resized = 0, 0, False
@@ -107,7 +109,7 @@ class Decoder:
                 field = self._entry(index)
             elif first & 0xE0 == 0x20:
                 size, at = _read_integer(block, at, 0x1F)
-                self._resize(size, bool(fields))
+                self._resize(size, total > 0)
                 resized = True
                 continue
             else:
@@ -116,10 +118,9 @@ class Decoder:
                     self._insert(field)
                     inserted.append(field)
             total += len(field[0]) + len(field[1]) + OVERHEAD
-            if total > self._max_list:
-                raise OversizedError(f"a header list of more than {self._max_list} bytes")
-            fields.append(field)
-        return fields, inserted, resized
+            if total <= self._max_list:
+                fields.append(field)
+        return fields, inserted, total, resized
 
     def _entry(self, index: int) -> Field:
         if 0 < index < FIRST_DYNAMIC:

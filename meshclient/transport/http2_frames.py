@@ -15,6 +15,9 @@ MAX_FRAME: Final = 16_384
 FRAME_HEADER: Final = 9
 #: Frames that one header list may come in (CVE-2024-27316).
 MAX_CONTINUATIONS: Final = 64
+#: Settings in one frame; each may cost a look at every stream.
+#: Source: nghttp2, lib/includes/nghttp2/nghttp2.h (NGHTTP2_DEFAULT_MAX_SETTINGS).
+MAX_SETTINGS: Final = 32
 MAX_STREAM_ID: Final = 2**31 - 1
 MAX_WINDOW: Final = 2**31 - 1
 INITIAL_WINDOW: Final = 65_535
@@ -130,6 +133,8 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
     """Identifiers and values, checked. Raises Violation (RFC 9113 section 6.5)."""
     if len(payload) % _SETTING.size:
         raise Violation(FRAME_SIZE_ERROR, "SETTINGS of a wrong length")
+    if len(payload) > MAX_SETTINGS * _SETTING.size:
+        raise Violation(ENHANCE_YOUR_CALM, "too many settings at once")
     found: list[tuple[int, int]] = list(_SETTING.iter_unpack(payload))
     for name, value in found:
         if name == ENABLE_PUSH and value:
@@ -196,6 +201,8 @@ class Reader:
             return kind, flags, stream_id, payload
         if self._begun is not None:
             return self._continued(kind, flags, stream_id, payload)
+        if not stream_id:
+            raise Violation(PROTOCOL_ERROR, "a header list of no stream")
         if flags & (PADDED | HAS_PRIORITY):
             payload = unpadded(flags, payload, 5 if flags & HAS_PRIORITY else 0)
         if flags & END_HEADERS:

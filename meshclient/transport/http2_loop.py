@@ -20,7 +20,7 @@ from meshclient.transport.http2 import speaks_http2
 from meshclient.transport.http2_asyncio import Http2Connection
 from meshclient.transport.http2_negotiation import Negotiation
 from meshclient.transport.http2_pool import MultiplexPool
-from meshclient.transport.http2_stream import Unprocessed
+from meshclient.transport.http2_stream import Unprocessed, no_streams
 from meshclient.transport.interface import (
     AsyncWireResponse,
     PoolStats,
@@ -41,7 +41,7 @@ from meshclient.transport.slot_waiters import (
 from meshclient.transport.slots import PoolMoved
 
 if TYPE_CHECKING:
-    from meshclient.transport.async_engine import LoopShard
+    from meshclient.transport.loop_shard import LoopShard
 
 _Pool = MultiplexPool[Http2Connection]
 _MAX_POOLS = 1024
@@ -226,6 +226,9 @@ class Http2Loop:
             raise
         if connection.closed or not connection.core.settled:
             raise _not_http2(target, connection)
+        if connection.room() <= 0:  # another connection would be no better, and come at once
+            connection.abort()
+            raise no_streams(target)
         self._keep(target, pool, connection)
 
     def _keep(self, target: Target, pool: _Pool, connection: Http2Connection) -> None:

@@ -15,8 +15,8 @@ from meshclient.transport.http2 import speaks_http2
 from meshclient.transport.http2_asyncio import Http2Connection
 
 if TYPE_CHECKING:
-    from meshclient.transport.async_engine import LoopShard
     from meshclient.transport.http2_pool import MultiplexPool
+    from meshclient.transport.loop_shard import LoopShard
 
 
 class Negotiation(asyncio.Protocol):

@@ -26,7 +26,7 @@ CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 #: servers take many resets for an attack (CVE-2023-44487) and drop everybody on it.
 MAX_RESETS: Final = 200
 
-_PING: Final = b"meshping"
+PING_DATA: Final = b"meshping"
 
 
 class Http2Sender:
@@ -40,6 +40,7 @@ class Http2Sender:
         "_data_sent",
         "_encoder",
         "_initial_window",
+        "_late",
         "_max_headers",
         "_max_list",
         "_max_streams",
@@ -65,6 +66,8 @@ class Http2Sender:
         self._initial_window = self._may_send = wire.INITIAL_WINDOW
         self._next_id = 1
         self._data_sent = 0
+        #: Body bytes that may still come for streams that this side has reset.
+        self._late = 0
         announced = {
             wire.ENABLE_PUSH: 0,
             wire.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -150,6 +153,8 @@ class Http2Sender:
 
     def _reset(self, stream: Stream, code: int) -> None:
         self._drop(stream)
+        if not stream.complete:
+            self._late += stream.may_receive
         self.resets += 1
         if self.resets >= MAX_RESETS:
             self.leaving = True
@@ -173,7 +178,7 @@ class Http2Sender:
         """Ask for a sign of life; ``awaits_pong`` until it is there."""
         if self.broken is None:
             self.awaits_pong = True
-            self._out.append(wire.frame(wire.PING, 0, 0, _PING))
+            self._out.append(wire.frame(wire.PING, 0, 0, PING_DATA))
 
     def close(self) -> None:
         """Say goodbye; ``outgoing`` has the GOAWAY."""

@@ -21,7 +21,7 @@ from meshclient.transport.http1_request import CHUNKED, EncodedRequest
 from meshclient.transport.http2 import Http2Core
 from meshclient.transport.http2_request import header_list
 from meshclient.transport.http2_socket_response import SyncHttp2Response, SyncHttp2Whole
-from meshclient.transport.http2_stream import Stream, Unprocessed
+from meshclient.transport.http2_stream import Stream, Unprocessed, no_streams
 from meshclient.transport.interface import (
     InvalidRequest,
     SyncWireResponse,
@@ -83,6 +83,8 @@ class SyncHttp2Connection:
             self._push(limit, kind)
             while not self.core.settled:
                 self._receive(limit, kind, None)
+            if self.core.room() <= 0:
+                raise no_streams(self.pool.target)
         except WireError as error:
             self.close()
             if error.timeout:
@@ -90,8 +92,10 @@ class SyncHttp2Connection:
             reason = error.reason
             if reason is ResetReason.CONNECTION_TERMINATION:
                 reason = ResetReason.CONNECTION_FAILURE
-            message = f"{self.pool.target} does not answer as an HTTP/2 server: {error}"
-            raise WireError(reason, False, message) from error
+            if not self.core.settled:
+                message = f"{self.pool.target} does not answer as an HTTP/2 server: {error}"
+                raise WireError(reason, False, message) from error
+            raise WireError(reason, False, str(error)) from error
         except BaseException:
             self.close()
             raise

@@ -11,10 +11,12 @@ from typing import Any
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import MAX_INTERIM
 from meshclient.transport.http2_frames import CODES, REFUSED_STREAM
-from meshclient.transport.interface import DEFAULT_OPTIONS, Headers, WireError
+from meshclient.transport.interface import DEFAULT_OPTIONS, Headers, Target, WireError
 from meshclient.transport.trailers import may_be_trailer
 
 _DEFAULT_HEADERS = DEFAULT_OPTIONS.max_response_headers
+#: Pieces of an unread body; beyond, they are joined: an object costs more than a byte.
+_MAX_CHUNKS = 128
 
 
 class Unprocessed(WireError):
@@ -143,7 +145,10 @@ class Stream:
                 self._expected -= len(data)
                 if self._expected < 0:
                     return "a longer body than its content-length"
-            self._chunks.append(data)
+            chunks = self._chunks
+            if len(chunks) >= _MAX_CHUNKS:
+                chunks[:] = [b"".join(chunks)]
+            chunks.append(data)
             self.buffered += len(data)
         return ""
 
@@ -153,6 +158,12 @@ class Stream:
             return "a shorter body than its content-length"
         self.complete = True
         return ""
+
+
+def no_streams(target: Target) -> WireError:
+    """A connection whose first words are that it takes no stream (RFC 9113 section 5.1.2)."""
+    message = f"{target} takes no streams on a new connection"
+    return WireError(ResetReason.CONNECTION_FAILURE, False, message)
 
 
 def reset_error(code: int) -> WireError:

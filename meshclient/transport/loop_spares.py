@@ -20,7 +20,7 @@ from meshclient.transport.interface import Target, WireError
 from meshclient.transport.preconnect import MAX_OPENING, REFILL_S, Spares
 
 if TYPE_CHECKING:
-    from meshclient.transport.async_engine import LoopShard
+    from meshclient.transport.loop_shard import LoopShard
     from meshclient.transport.pool import Pool
 
 #: Spare connections under way at a time, over all endpoints.

@@ -12,11 +12,11 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from meshclient.transport.async_engine import LoopShard
 from meshclient.transport.asyncio_shell import AsyncConnection
 from meshclient.transport.asyncio_upgrade import AsyncUpgradedResponse
 from meshclient.transport.http1_request import encode_request
 from meshclient.transport.interface import Target, WireError, WireRequest
+from meshclient.transport.loop_shard import LoopShard
 from meshclient.transport.pool import Pool
 from tests.fuzz import exchange, oracle
 

@@ -19,6 +19,7 @@ import meshclient
 from meshclient.model.cluster import ConnectionOptions, Limits
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.async_engine import AsyncEngine
+from meshclient.transport.endpoint_slots import EndpointCounts, EndpointSlots
 from meshclient.transport.interface import Target, WireError
 from meshclient.transport.slots import ConnectionSlots
 from meshclient.transport.sync_engine import SyncEngine
@@ -406,3 +407,44 @@ def test_a_streamed_body_holds_its_place_until_it_is_closed() -> None:
         with client.stream("GET", "http://web/"), pytest.raises(meshclient.errors.Overflow):
             client.get("http://web/")
         assert client.get("http://web/").status_code == 200
+
+
+def endpoint_slots(most: int) -> EndpointSlots:
+    return EndpointSlots(Limits(max_connections_per_endpoint=most), EndpointCounts())
+
+
+def test_threads_share_the_connections_of_each_endpoint() -> None:
+    slots = endpoint_slots(2)
+    engine = SyncEngine()
+    with watched() as one, watched() as other, ThreadPoolExecutor(40) as threads:
+        places = [target(handler.server.port, slots) for handler in (one, other)]
+        calls = [
+            threads.submit(lambda at: b"".join(engine.send(at, get(deadline=soon(30)))), at)
+            for at in places * 150
+        ]
+        assert {call.result(30) for call in calls} == {b"ok"}
+        assert (one.most, other.most) == (2, 2)
+        assert at_rest(slots) == (4, 0, 0)
+        engine.close()
+    assert at_rest(slots) == (0, 0, 0)
+    assert slots.counts.of(("127.0.0.1", one.server.port)) == 0
+
+
+@loops
+def test_tasks_share_the_connections_of_each_endpoint(kind: str) -> None:
+    async def run(handlers: list[Watched]) -> None:
+        slots = endpoint_slots(2)
+        engine = AsyncEngine()
+        places = [target(handler.server.port, slots) for handler in handlers]
+
+        async def call(at: Target) -> bytes:
+            return await read(await engine.send(at, get(deadline=soon(30))))
+
+        assert set(await asyncio.gather(*(call(at) for at in places * 150))) == {b"ok"}
+        assert [handler.most for handler in handlers] == [2, 2]
+        assert at_rest(slots) == (4, 0, 0)
+        await engine.aclose()
+        assert at_rest(slots) == (0, 0, 0)
+
+    with watched(delay_s=0.001) as one, watched(delay_s=0.001) as other:
+        run_on(kind, run([one, other]))

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the servers that the tests of real behaviour start: knot (DNS),
-# nginx (HTTP/1.1) and tinyproxy (HTTP proxy); and openssl for certificates.
+# nginx (HTTP/1.1), tinyproxy (HTTP proxy) and redis (shared breakers); and openssl
+# for certificates.
 # Does nothing when they are there; without root or apt it says what is missing
 # and succeeds, because those tests then skip themselves visibly.
 set -eu
@@ -10,6 +11,7 @@ missing=""
 command -v knotd >/dev/null 2>&1 && command -v knotc >/dev/null 2>&1 || missing="$missing knot"
 command -v nginx >/dev/null 2>&1 || missing="$missing nginx-light"
 command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy-bin"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 if [ -z "$missing" ]; then
     exit 0

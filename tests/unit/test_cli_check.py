@@ -14,7 +14,12 @@ from meshclient.cli.check import github_line
 from meshclient.config import schema
 from meshclient.model.source import Diagnostic, Source
 
-GOOD = "version: 1\nservices: {a: {endpoints: ['h:1'], circuit_breaker: {consecutive_failures: 5}}}\n"
+GOOD = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec: {hosts: [a.test], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http}]}
+"""
 BAD = "version: 1\nservices:\n  a:\n    endpoints: ['h:1']\n    timout: 1s\n"
 
 
@@ -44,7 +49,8 @@ def test_a_good_file(capsys: pytest.CaptureFixture[str], good: str) -> None:
     assert out.splitlines() == [
         "1 file, 1 document, 1 virtual host, 1 cluster, 0 errors, 0 warnings",
         "not yet honoured:",
-        f"  {good}:2: services.a.circuit_breaker: circuit breaker: read, but not yet honoured",
+        f"  {good}:4 (ServiceEntry default/a): spec.resolution: "
+        "resolution DYNAMIC_DNS (the dialled host is used): read, but not yet honoured",
     ]
 
 
@@ -89,7 +95,7 @@ def test_json(capsys: pytest.CaptureFixture[str], bad: str, good: str) -> None:
     found = json.loads(out)
     assert code == 0
     assert (found["ok"], found["virtual_hosts"], found["clusters"]) == (True, 1, 1)
-    assert [d["field"] for d in found["not_honoured"]] == ["services.a.circuit_breaker"]
+    assert [d["field"] for d in found["not_honoured"]] == ["spec.resolution"]
 
 
 def test_github(capsys: pytest.CaptureFixture[str], bad: str) -> None:

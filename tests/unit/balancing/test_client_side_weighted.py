@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from meshclient.balancing.orca import read_text
 from meshclient.model.cluster import Cluster, ClusterPolicy, LoadBalancing
 from meshclient.model.endpoint import Endpoint
 from meshclient.model.headers import HeaderMap
-from meshclient.model.load_balancing import OrcaWeights
+from meshclient.model.load_balancing import OrcaWeights, SubsetSelection, SubsetSelector
 from meshclient.model.outcome import Outcome, ResetReason
 
 
@@ -172,3 +173,54 @@ def test_shares_are_weights(loads: list[tuple[float, float]], silent: int) -> No
         assert abs(counts[state] - 500 * state.weight / total) <= 2 * len(states)
     known = {max(1, int(min(rps / use, 2**32 - 1))) for rps, use in loads}
     assert {state.weight for state in states[: len(loads)]} <= known
+
+
+def trailed(head: list[tuple[bytes, bytes]], tail: list[tuple[bytes, bytes]]) -> EndpointState:
+    """The state of an endpoint whose response had these lines."""
+    c = cluster(2, OrcaWeights(blackout_period_s=0.0))
+    states = carry_over((), c)
+    balancer = make_balancer(c, states, 1)
+    assert balancer.on_outcome is not None
+    assert balancer.on_trailers is not None
+    balancer.on_outcome(states[0], Outcome(200, HeaderMap(head)), 0.0, 1.0)
+    balancer.on_trailers(states[0], head, tail, 2.0)
+    return states[0]
+
+
+LINE = b"endpoint-load-metrics"
+
+
+def test_a_report_in_trailers_counts_unless_one_came_with_the_head() -> None:
+    """As in Envoy, one report per response; one that cannot be read is none."""
+    early = [(LINE, b"TEXT rps_fractional=100,cpu_utilization=0.5")]
+    late = [(LINE, b"TEXT rps_fractional=100,cpu_utilization=0.1")]
+    assert trailed([], late).load.describe(3.0) == {"weight": 1000, "age_s": 1.0, "malformed": 0}
+    assert trailed(early, late).load.weight == 200
+    spoilt = trailed([(LINE, b"TEXT what")], late)
+    assert spoilt.load.describe(2.0) == {"weight": 1000, "age_s": 0.0, "malformed": 1}
+    assert trailed(early, [(LINE, b"TEXT what")]).load.malformed == 0
+
+
+def test_trailers_are_read_through_priorities_and_subsets_and_by_nobody_else() -> None:
+    policy = cluster(2).policy
+    several = tuple(
+        Endpoint(f"e{n}", 80, priority=n // 2, health="unhealthy" if n == 1 else "healthy")
+        for n in range(4)
+    )
+    labelled = tuple(Endpoint(f"e{n}", 80, labels=(("v", "1"),)) for n in range(2))
+    settings = replace(
+        policy.load_balancing, subsets=SubsetSelection((SubsetSelector(("v",)),), "any_endpoint")
+    )
+    for made in (
+        Cluster("c", endpoints=several, policy=policy),
+        Cluster("c", endpoints=labelled, policy=replace(policy, load_balancing=settings)),
+    ):
+        states = carry_over((), made)
+        balancer = make_balancer(made, states, 1)
+        assert not isinstance(balancer, ClientSideWeighted)
+        assert balancer.on_trailers is not None
+        line = (LINE, b"TEXT rps_fractional=7,cpu_utilization=1")
+        balancer.on_trailers(states[0], [], [line], 0.0)
+        assert states[0].load.weight == 7
+    plain = Cluster("c", endpoints=several)
+    assert make_balancer(plain, carry_over((), plain), 1).on_trailers is None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from meshclient.balancing import EndpointState, carry_over
-from meshclient.model.cluster import Cluster
+from meshclient.balancing.state import total_of
+from meshclient.model.cluster import Cluster, ClusterPolicy, LoadBalancing
 from meshclient.model.endpoint import Endpoint
 
 
@@ -84,3 +86,53 @@ def test_key_and_repr_name_the_endpoint() -> None:
     assert state.key == "[::1]:80"
     assert state.cluster == "reviews"
     assert repr(state) == "<EndpointState [::1]:80 weight=1 active=1>"
+
+
+BOUNDED = ClusterPolicy(LoadBalancing("ring_hash", hash_balance_factor=120))
+
+
+def test_a_bounded_cluster_counts_all_its_requests_also_where_an_endpoint_has_left() -> None:
+    first = Cluster("c", endpoints=(Endpoint("a", 1), Endpoint("b", 1)), policy=BOUNDED)
+    old = carry_over((), first)
+    total = total_of(old)
+    for state in (old[0], old[0], old[1]):
+        state.acquire()
+    assert len(total) == 3
+    new = carry_over(old, replace(first, endpoints=(Endpoint("b", 1), Endpoint("c", 1))))
+    assert new[0] is old[1]
+    assert total_of(new) is total
+    new[1].acquire()
+    assert len(total) == 4
+    for state in (old[0], old[0], old[0], old[1], new[1]):  # one release too many
+        state.release()
+    assert (len(total), [s.active for s in (*old, new[1])]) == (0, [0, 0, 0])
+
+
+@pytest.mark.usefixtures("eager_switching")
+def test_a_shared_total_is_exact_under_threads() -> None:
+    cluster = Cluster("c", endpoints=(Endpoint("a", 1), Endpoint("b", 1)), policy=BOUNDED)
+    states = carry_over((), cluster)
+    total = total_of(states)
+    seen: list[bool] = []
+
+    def work(state: EndpointState) -> None:
+        for _ in range(300):
+            state.acquire()
+            seen.append(len(total) >= 1)
+            state.release()
+
+    threads = [threading.Thread(target=work, args=(states[n % 2],)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert (len(total), all(seen)) == (0, True)
+
+
+def test_clusters_without_a_bound_pay_for_no_total() -> None:
+    cluster = Cluster("c", endpoints=(Endpoint("a", 1), Endpoint("b", 1)))
+    states = carry_over((), cluster)
+    assert {type(state) for state in states} == {EndpointState}
+    states[1].acquire()
+    assert len(total_of(states)) == 1
+    assert len(total_of(())) == 0

@@ -18,7 +18,7 @@ from meshclient.balancing.bounded_load import BoundedLoad, mt19937, shuffled
 from meshclient.balancing.hashing import hash_key, murmur_hash_2, xx_hash
 from meshclient.balancing.maglev import MaglevTable
 from meshclient.balancing.ring_hash import Ring, point_counts
-from meshclient.balancing.state import EndpointState
+from meshclient.balancing.state import EndpointState, total_of
 from meshclient.model.endpoint import Endpoint
 from meshclient.model.load_balancing import is_prime, prime_near
 
@@ -260,18 +260,18 @@ def test_an_endpoint_over_its_part_passes_the_request_on(
     in_flight: tuple[int, ...], factor: int, stays: bool
 ) -> None:
     states = loaded(*in_flight)
-    chosen = BoundedLoad(states, [1 / 3] * 3, states, factor).settle(0, 42)
+    chosen = BoundedLoad(states, [1 / 3] * 3, total_of(states), factor).settle(0, 42)
     assert (chosen == 0) is stays
 
 
 def test_the_alternative_follows_the_hash_and_the_least_loaded_is_the_last_resort() -> None:
     states = loaded(5, 0, 0, 0, 0, 0)
-    bound = BoundedLoad(states, [1 / 6] * 6, states, 100)
+    bound = BoundedLoad(states, [1 / 6] * 6, total_of(states), 100)
     picks = {n: bound.settle(0, n) for n in range(30)}
     assert set(picks.values()) == {1, 2, 3, 4, 5}
     assert all(picks[n] == next(k for k in shuffled(6, n) if k) for n in picks)
     crowded = loaded(9, 8, 7)
-    assert BoundedLoad(crowded, [0.2] * 3, crowded, 100).settle(0, 1) == 2
+    assert BoundedLoad(crowded, [0.2] * 3, total_of(crowded), 100).settle(0, 1) == 2
 
 
 @pytest.mark.parametrize("module", [maglev, ring_hash])

@@ -24,6 +24,7 @@ class Record:
     attempts = ()
     flags = ("UF",)
     notes = ()
+    fallen_back = ""
 
 
 CASES = [

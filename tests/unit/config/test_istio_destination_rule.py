@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from istio_yaml import Result, destination_rule, service, translate
 
+from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.cluster import (
     UNLIMITED,
     Cluster,
@@ -205,25 +206,35 @@ def test_outlier_fields_mean_what_istio_makes_of_them(fields: str, changes: dict
     assert policy.outlier_detection == OutlierDetection(enforcing_success_rate=0, **changes)
 
 
-def test_the_legacy_circuit_breaker_is_read_as_outlier_detection() -> None:
+def test_the_legacy_circuit_breaker_is_one_for_each_endpoint() -> None:
     block = "circuitBreaker: {consecutiveErrors: 3, interval: 30s, baseEjectionTime: 40s, "
     made = load(block + "maxEjectionPercent: 50, minHealthPercent: 30}")
     assert made.errors == []
     assert made.codes() == ["legacy-circuit-breaker"]
-    assert made.cluster(f"80||{_A}").policy.outlier_detection == OutlierDetection(
-        3,
-        interval_s=30.0,
-        base_ejection_time_s=40.0,
-        max_ejection_percent=50,
-        min_health_percent=30,
-        enforcing_success_rate=0,
-    )
+    policy = made.cluster(f"80||{_A}").policy
+    assert policy.circuit_breaker == CircuitBreaker(3, 40.0, per="endpoint")
+    assert policy.outlier_detection is None
 
 
-def test_outlier_detection_wins_over_the_legacy_block() -> None:
+def test_the_legacy_block_of_the_oldest_documents_is_understood() -> None:
+    simple = "simpleCb: {maxConnections: 100, httpConsecutiveErrors: 7, sleepWindow: 3m}"
+    made = load(f"circuitBreaker: {{{simple}}}")
+    assert made.errors == []
+    assert made.codes() == ["legacy-circuit-breaker", "legacy-circuit-breaker"]
+    breaker = made.cluster(f"80||{_A}").policy.circuit_breaker
+    assert breaker == CircuitBreaker(7, 180.0, per="endpoint")
+
+
+def test_outlier_detection_and_the_legacy_block_stand_side_by_side() -> None:
     made = load("circuitBreaker: {consecutiveErrors: 3}, outlierDetection: {interval: 1s}")
-    detection = made.cluster(f"80||{_A}").policy.outlier_detection
-    assert detection == OutlierDetection(interval_s=1.0, enforcing_success_rate=0)
+    policy = made.cluster(f"80||{_A}").policy
+    assert policy.outlier_detection == OutlierDetection(interval_s=1.0, enforcing_success_rate=0)
+    assert policy.circuit_breaker == CircuitBreaker(3, 30.0, per="endpoint")
+
+
+def test_a_legacy_breaker_that_would_never_open_is_none() -> None:
+    made = load("circuitBreaker: {consecutiveErrors: 0}")
+    assert made.cluster(f"80||{_A}").policy.circuit_breaker is None
 
 
 def test_outlier_fields_in_the_connection_pool_are_ignored_with_a_warning() -> None:

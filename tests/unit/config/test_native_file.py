@@ -97,7 +97,7 @@ def test_sections_ask_for_exactly_the_fields_of_the_schema(
             ],
         }
     )
-    aliases = {"retries": {"true"}, "route_retries": {"true"}}
+    aliases = {"fallback": {"true"}, "retries": {"true"}, "route_retries": {"true"}}
     assert asked.keys() == SECTIONS.keys()
     for section, fields in SECTIONS.items():
         assert asked[section] - aliases.get(section, set()) == set(fields), section

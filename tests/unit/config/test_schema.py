@@ -47,6 +47,7 @@ def test_every_example_of_the_documentation_is_valid(example: Any) -> None:
 def misspelled(value: Any) -> list[Any]:
     """Copies of the document, each with one key that the format fixes spelled wrong."""
     free = {"services", "labels", "subsets", "headers", "query", "cookies", "set", "add", "to"}
+    free |= {"entries", "refusal_headers"}
     free |= {"source_labels", "metadata", "default_subset", "subset", "attributes"}
     copies: list[Any] = []
     if isinstance(value, dict):

@@ -24,6 +24,7 @@ from core_support import (
 )
 
 from meshclient import errors
+from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.cluster import ClusterPolicy, TlsSettings
 from meshclient.model.matching import PathMatch, RouteMatch
 from meshclient.model.outcome import OutcomeKind
@@ -87,6 +88,15 @@ def test_a_request_that_cannot_be_sent_is_nobodys_failure():
     assert attempt.state.active == 0
 
 
+def refused_by_a_breaker():
+    """What a call ends with while the breaker of its service is open."""
+    plane = plane_of(to(), cluster(policy=ClusterPolicy(circuit_breaker=CircuitBreaker())))
+    plane.clusters["a"].breaker.open(0.0)
+    with pytest.raises(errors.CircuitOpen) as refused:
+        call_of(plane).next_attempt(1.0)
+    return type(refused.value)
+
+
 def test_every_call_error_is_reachable():
     """A class that no call can end with would be a promise nobody keeps."""
     tls = ClusterPolicy(tls=TlsSettings("mutual"))
@@ -103,7 +113,7 @@ def test_every_call_error_is_reachable():
         run_call(plane_of(to()), head(), [(200, 9.0)], patience_s=1.0),
         *(run_call(plane_of(to()), head(), [row[0]]) for row in LOCAL_REPLIES),
     ]
-    reached = {type(p.error) for p in played} | {type(rejected().error)}
+    reached = {type(p.error) for p in played} | {type(rejected().error), refused_by_a_breaker()}
     named = {
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
@@ -168,6 +178,7 @@ def test_a_report_tells_the_whole_story():
         ],
         "flags": [],
         "notes": [],
+        "fallback": "",
     }
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     assert repr(report) == (

@@ -87,6 +87,7 @@ timeout per try: none
 idle timeout: none
 retries: up to 2 on cancelled, connect-failure, refused-stream, unavailable; \
 back-off 25 to 250 ms; endpoints already tried are avoided
+mirror: 100 % to outbound|9080||reviews.default.svc.cluster.local
 
 decided by:
   FILE:14 (VirtualService default/reviews)
@@ -205,6 +206,7 @@ def test_to_dict_holds_plain_values_under_stable_names():
             "up to 2 on 5xx, retriable-status-codes; status 429; back-off 25 to 250 ms; "
             "endpoints already tried are avoided; after bytes were sent only for GET"
         ),
+        "beside": [],
         "documents": [],
         "not_honoured": [],
     }

@@ -6,14 +6,14 @@ import itertools
 
 import pytest
 from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.settings import SettingCodes, Settings
+from h2.settings import SettingCodes
 from hpack import Encoder
+from http2_support import GET, HEAD, POST, Pair, frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshclient.model.cluster import ConnectionOptions
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1 import MAX_INTERIM
 from meshclient.transport.http2 import IDLE_FRAMES, IDLE_FRAMES_PER_S, Http2Core
@@ -25,56 +25,6 @@ from meshclient.transport.http2_sending import (
 )
 from meshclient.transport.http2_stream import Stream
 from meshclient.transport.interface import InvalidRequest
-
-GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
-HEAD = [(b":method", b"HEAD"), *GET[1:]]
-POST = [(b":method", b"POST"), *GET[1:]]
-
-
-class Pair:
-    """A core and the server at the other end."""
-
-    def __init__(self, **initial: int) -> None:
-        self.core = Http2Core()
-        self.server = H2Connection(H2Configuration(client_side=False, header_encoding=None))
-        values = {SettingCodes[name]: value for name, value in initial.items()}
-        self.server.local_settings = Settings(client=False, initial_values=values)
-        self.server.initiate_connection()
-        self.now = 0.0
-        self.seen: list[events.Event] = []
-        self.talk()
-
-    def talk(self) -> list[Stream]:
-        """Until both have said everything; the streams that changed."""
-        touched: list[Stream] = []
-        while True:
-            up, down = self.core.outgoing(), self.server.data_to_send()
-            if not up and not down:
-                return touched
-            if up:
-                self.seen += self.server.receive_data(up)
-            if down:
-                touched += self.core.feed(down, self.now)
-
-    def open(self, headers: list[tuple[bytes, bytes]] = GET, end: bool = True) -> Stream:
-        stream = self.core.open(headers, end)
-        self.talk()
-        return stream
-
-    def raw(self, data: bytes) -> list[Stream]:
-        return self.core.feed(data, self.now)
-
-    def answer(self, stream: Stream, *headers: tuple[bytes, bytes], body: bytes = b"") -> None:
-        self.server.send_headers(stream.id, [(b":status", b"200"), *headers], end_stream=not body)
-        if body:
-            self.server.send_data(stream.id, body, end_stream=True)
-        self.talk()
-
-
-def frame(kind: int, payload: bytes, stream: int = 0, flags: int = 0) -> bytes:
-    return (
-        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-    )
 
 
 def test_a_response_with_body_and_trailers() -> None:
@@ -97,6 +47,14 @@ def test_push_is_switched_off_and_windows_are_announced() -> None:
     assert changed[SettingCodes.ENABLE_PUSH].new_value == 0
     assert changed[SettingCodes.INITIAL_WINDOW_SIZE].new_value == STREAM_WINDOW
     assert pair.server.outbound_flow_control_window == CONNECTION_WINDOW
+
+
+@pytest.mark.parametrize(("own", "allowed", "room"), [(3, 7, 3), (7, 3, 3), (0, 7, 7), (3, 0, 0)])
+def test_room_is_what_the_policy_allows_too(own: int, allowed: int, room: int) -> None:
+    core = Http2Core(ConnectionOptions(max_concurrent_streams=own))
+    assert core.room() == (own or MAX_STREAMS), "before the peer has said anything"
+    core._apply(SettingCodes.MAX_CONCURRENT_STREAMS, allowed)
+    assert core.room() == room
 
 
 @pytest.mark.parametrize(("allowed", "room"), [(1, 1), (7, 7), (5000, MAX_STREAMS)])
@@ -321,13 +279,26 @@ def test_a_continuation_flood_ends_the_connection() -> None:
     assert stream.error is not None
 
 
-def test_a_header_bomb_ends_the_connection() -> None:
+def test_a_header_bomb_ends_its_stream_only_and_the_tables_stay_equal() -> None:
     pair = Pair()
-    stream = pair.open()
+    stream, other = pair.open(), pair.open()
     encoder = Encoder()
-    block = encoder.encode([(b":status", b"200"), *[(b"x", b"y" * 4000)] * 60])
+    block = encoder.encode([(b":status", b"200"), *[(b"x", b"y" * 4000)] * 60, (b"n", b"v")])
     assert len(block) < 10_000
     pair.raw(frame(1, block, stream.id, 4))
+    assert stream.error is not None
+    assert stream.headers == []
+    pair.raw(frame(1, encoder.encode([(b":status", b"200"), (b"n", b"v")]), other.id, 5))
+    assert (other.complete, other.headers) == (True, [(b"n", b"v")])
+    assert pair.core.broken is None
+
+
+def test_a_header_list_that_nobody_would_send_ends_the_connection() -> None:
+    pair = Pair()
+    stream = pair.open()
+    pair.raw(frame(1, b"", stream.id))
+    for _ in range(2 * 80 * 1024 // 16_384 + 1):
+        pair.raw(frame(9, bytes(16_384), stream.id))
     assert pair.core.broken is not None
     assert stream.error is not None
 

@@ -1,0 +1,307 @@
+"""An asyncio caller's call that is under way, over all its tries, without a task of its own.
+
+Goes from try to try in the callbacks of gRPC's own calls; asks :class:`Rpc` what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from meshclient import errors
+from meshclient.clients.grpc_errors import answered, cancelled, rpc_error
+from meshclient.clients.grpc_rpc import Answered, Rpc
+from meshclient.model.outcome import ResetReason
+
+if TYPE_CHECKING:
+    from meshclient.clients.grpc_aio_replay import AioReplayStream
+    from meshclient.clients.grpc_subchannels import Profile, Sub, SubPool
+
+_log = logging.getLogger("meshclient.grpc")
+_OK = grpc.StatusCode.OK
+
+
+class AioExchange:
+    """The state of one call, apart from what the caller holds, which may be dropped.
+
+    ``start(sub, rpc)`` begins an RPC on a sub-channel and gives grpcio's call object. Belongs
+    to one loop.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_own",
+        "_pool",
+        "_profile",
+        "_start",
+        "_sub",
+        "_timer",
+        "_waiters",
+        "buffer",
+        "callbacks",
+        "error",
+        "final",
+        "inner",
+        "loop",
+        "rpc",
+        "was_cancelled",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pool: SubPool,
+        profile: Profile,
+        rpc: Rpc,
+        start: Callable[[Sub, Rpc], Any],
+        buffer: AioReplayStream | None = None,
+    ) -> None:
+        self.loop = loop
+        self.rpc = rpc
+        self.inner: Any = None
+        self.final = False
+        self.error: Exception | None = None
+        self.was_cancelled = False
+        self.callbacks: list[Callable[[], object]] | None = None
+        self.buffer = buffer
+        self._pool = pool
+        self._profile = profile
+        self._start = start
+        self._sub: Sub | None = None
+        self._own: ResetReason | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    # -- tries -----------------------------------------------------------------------
+
+    def launch(self) -> None:
+        """Begin the next try, or arrange for it."""
+        if self.final:
+            return
+        rpc = self.rpc
+        sub = None
+        try:
+            wait_s = rpc.proceed()
+            if wait_s > 0.0:
+                self._timer = self.loop.call_later(wait_s, self.launch)
+                return
+            self._own = None
+            assert rpc.attempt is not None
+            sub = self._pool.take(rpc.call, rpc.attempt, self._profile)
+            self.inner = inner = self._start(sub, rpc)
+        except Exception as error:
+            if sub is not None:
+                self._pool.give_back(sub)
+            self._cannot(error)
+            return
+        self._sub = sub
+        if self._waiters is not None:
+            self._wake()
+        inner.add_done_callback(self._done)
+        if rpc.head_limit_s is not None and rpc.whole:
+            self.watch_head()
+
+    def _cannot(self, error: Exception) -> None:
+        rpc = self.rpc
+        if isinstance(error, Answered):
+            assert rpc.call.reply is not None
+            error = answered(rpc.call.reply, rpc.call, False)
+        elif isinstance(error, errors.CallError):
+            rpc.over = True
+            error = rpc_error(error, rpc.call, False)
+        elif rpc.attempt is not None and not isinstance(error, errors.MeshError):
+            rpc.reject(error)
+        else:
+            rpc.abandon()
+        self._finish(error)
+
+    def _done(self, inner: Any) -> None:
+        """gRPC has a status for ``inner``; called once for each, on the loop."""
+        sub, self._sub = self._sub, None
+        if sub is not None:
+            self._pool.give_back(sub)
+        if self.final or self.inner is not inner:
+            return
+        if inner.cancelled() and self._own is None:
+            self._caller_cancelled()
+            return
+        try:
+            delay_s = self._weigh(inner)
+        except Exception as error:  # a retry strategy of the user's failed
+            self.rpc.abandon()
+            self._finish(error)
+            return
+        if delay_s is None:
+            failure = self.rpc.error
+            self._finish(None if failure is None else rpc_error(failure, self.rpc.call, False))
+            return
+        self.inner = None
+        self._timer = self.loop.call_later(delay_s, self.launch)
+
+    def _weigh(self, inner: Any) -> float | None:
+        """What follows from how ``inner`` ended."""
+        rpc = self.rpc
+        code = at_once(inner.code())
+        if code is _OK and not rpc.reads_head:
+            return rpc.ended(0, "", None, None)
+        return rpc.ended(
+            code.value[0],
+            at_once(inner.details()) or "",
+            at_once(inner.initial_metadata()),
+            at_once(inner.trailing_metadata()),
+            self._own,
+        )
+
+    def _finish(self, error: Exception | None) -> None:
+        self.final = True
+        self.error = error
+        if self.buffer is not None:
+            self.buffer.release()
+        if self._waiters is not None:
+            self._wake()
+        callbacks, self.callbacks = self.callbacks, None
+        for callback in callbacks or ():
+            try:
+                callback()
+            except Exception:
+                _log.exception("a callback of a gRPC call failed")
+
+    def fail(self, inner: Any, error: Exception) -> None:
+        """``inner`` could not even be sent: a mistake of the caller's, without a status."""
+        if self.inner is inner and not self.final:
+            sub, self._sub = self._sub, None
+            if sub is not None:
+                self._pool.give_back(sub)
+            self.rpc.reject(error)
+            self._finish(error)
+
+    # -- limits, answers, the caller's wish --------------------------------------------
+
+    def watch_head(self) -> None:
+        """Give the first answer its time from now on."""
+        inner, limit_s = self.inner, self.rpc.head_limit_s
+        if inner is not None and limit_s is not None and not self.rpc.settled:
+            task = self.loop.create_task(self._bound_head(inner, limit_s))
+            _watching.add(task)
+            task.add_done_callback(_watching.discard)
+
+    async def _bound_head(self, inner: Any, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await inner.initial_metadata()
+        except TimeoutError:
+            if self.inner is inner and not self.final and not self.rpc.settled:
+                self._own = ResetReason.PER_TRY_TIMEOUT
+                inner.cancel()
+
+    def answer(self, initial: Any) -> None:
+        """The first of the response is here; the call stays with this try."""
+        if not self.final:
+            self.rpc.answer(initial)
+        if self.buffer is not None:
+            self.buffer.keep_no_more()
+
+    def cancel(self) -> bool:
+        """Whether there was something to cancel."""
+        if self.final:
+            return False
+        inner = self.inner
+        if inner is not None:
+            inner.cancel()  # which tells us, at once
+        if not self.final:
+            self._caller_cancelled()
+        return True
+
+    def _caller_cancelled(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self.was_cancelled = True
+        self.rpc.abandon()
+        self._finish(cancelled(self.rpc.call, False))
+
+    # -- waiting -----------------------------------------------------------------------
+
+    async def moved(self) -> None:
+        """Until there is another try, or the call is over."""
+        waiter = self.loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def ended(self) -> None:
+        """Until the call is over."""
+        while not self.final:
+            waiter = self.loop.create_future()
+            self._waiters = [*(self._waiters or ()), waiter]
+            await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def add(self, callback: Callable[[], object]) -> bool:
+        """Have ``callback`` called at the end; False where that is past."""
+        if self.final:
+            return False
+        self.callbacks = [*(self.callbacks or ()), callback]
+        return True
+
+    # -- what a wait on a try came to ----------------------------------------------------
+
+    def after_cancelled(self, inner: Any) -> None:
+        """``inner`` raised CancelledError: return to go on, raise to end."""
+        task = asyncio.current_task()
+        by_us = self.inner is not inner or (self.final and not self.was_cancelled)
+        if by_us and not (task is not None and task.cancelling()):
+            return
+        self.cancel()
+        raise asyncio.CancelledError
+
+    def after_error(self, error: Any) -> None:
+        """``error`` is a try's: return to go on with the next, raise where it was the last."""
+        if not self.final:
+            return
+        if self.error is not None:
+            raise self.error from error
+        error.report = self.rpc.report
+        raise error
+
+    def check_over(self) -> None:
+        """Between tries: raises what ended the call, if anything has."""
+        if self.final and self.inner is None:
+            self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raises the call's own error, or CancelledError where the caller cancelled."""
+        if self.was_cancelled:
+            raise asyncio.CancelledError
+        if self.error is not None:
+            raise self.error
+
+
+#: The loop keeps only weak references to tasks.
+_watching: set[asyncio.Task[None]] = set()
+
+
+def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait, of an RPC that has ended; else None."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    return None
+
+
+__all__ = ["AioExchange", "at_once"]
