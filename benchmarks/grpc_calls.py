@@ -46,20 +46,20 @@ class _Service(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(_echo)
 
 
-async def _echo(request: bytes, context: Any) -> bytes:
+async def _echo(request: bytes, _context: Any) -> bytes:
     return request
 
 
-async def _many(request: bytes, context: Any) -> Any:
+async def _many(request: bytes, _context: Any) -> Any:
     for _ in range(MESSAGES):
         yield request
 
 
-async def _serve(certificate: str, key: str, ca: str) -> None:
+async def _serve(files: list[bytes]) -> None:
     credentials = None
-    if certificate:
-        pair = (Path(key).read_bytes(), Path(certificate).read_bytes())
-        credentials = grpc.ssl_server_credentials([pair], Path(ca).read_bytes(), True)
+    if files:
+        certificate, key, ca = files
+        credentials = grpc.ssl_server_credentials([(key, certificate)], ca, True)
     ports, servers = [], []
     for _ in range(SERVERS):
         server = grpc.aio.server()
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        asyncio.run(_serve(*(options.serve or ("", "", ""))))
+        asyncio.run(_serve([Path(name).read_bytes() for name in options.serve]))
         return
     with tempfile.TemporaryDirectory() as folder:
         tls, words = None, []

@@ -19,6 +19,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with the port of its server."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         body = b"%d" % self.server.server_address[1]

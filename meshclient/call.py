@@ -28,6 +28,7 @@ from meshclient import errors, gates
 from meshclient.attempt import Attempt
 from meshclient.balancing.session import STRICT_MISS
 from meshclient.call_record import CallRecord, grpc_status_of
+from meshclient.cluster_state import LaneLoad
 from meshclient.hedge import OUTLASTED, plan
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.request import LocalReply, RequestHead

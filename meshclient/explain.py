@@ -22,6 +22,7 @@ from meshclient.model.source import Diagnostic, Source
 from meshclient.plane import Plane
 from meshclient.resilience import merge_timeouts
 from meshclient.routing import CompiledHost
+from meshclient.terms_view import term_lines
 
 
 class Explanation:
@@ -267,7 +268,7 @@ def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> No
         "idle timeout": _seconds(action.idle_timeout_s),
     }
     result.retry = _retry_terms(policy)
-    result.beside = beside_lines(call, action)
+    result.beside = [*beside_lines(call, action), *term_lines(action)]
 
 
 def _shares(call: Call, action: ForwardAction, head: RequestHead) -> list[tuple[str, str]]:

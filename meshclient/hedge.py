@@ -21,6 +21,7 @@ import math
 from bisect import insort
 from typing import TYPE_CHECKING
 
+from meshclient.cluster_state import LaneLoad
 from meshclient.errors import CallError
 from meshclient.model.hedging import Hedging
 from meshclient.model.outcome import Outcome, ResetReason

@@ -76,7 +76,7 @@ def _cluster(
     discovery, endpoints = _narrow(upstream, labels, policy)
     if subset is not None:
         _check_subset(service, upstream, subset, endpoints, discovery)
-    _check_inert(traffic, endpoints)
+    _check_inert(traffic, endpoints, subset)
     sources: tuple[Source, ...] = (service.reader.source,)
     if rule is not None:
         sources += tuple(document.source for document in rule.documents)
@@ -162,13 +162,16 @@ def _check_subset(
         )
 
 
-def _check_inert(traffic: TrafficPolicy, endpoints: tuple[Endpoint, ...]) -> None:
+def _check_inert(
+    traffic: TrafficPolicy, endpoints: tuple[Endpoint, ...], subset: Subset | None
+) -> None:
     outlier = traffic.outlier
     if outlier is None or not is_inert(outlier.detection, len(endpoints)):
         return
+    where = f' of subset "{subset.name}"' if subset is not None else ""
     outlier.reader.warning(
         f"no endpoint can ever be ejected: {outlier.detection.max_ejection_percent} % of "
-        f"{len(endpoints)} endpoints is less than one",
+        f"{len(endpoints)} endpoints{where} is less than one",
         code="outlier-inert",
         suggestion=inert_suggestion("maxEjectionPercent", len(endpoints)),
     )

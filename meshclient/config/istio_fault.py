@@ -38,7 +38,7 @@ def read_fault(block: Reader) -> Fault:
         block.error("HTTP fault injection must have an abort and/or a delay", code="fault")
     delay_s, delay_fraction = _read_delay(delay) if delay is not None else (None, Fraction(0))
     status, grpc, fraction = _read_abort(abort) if abort is not None else (None, None, Fraction(0))
-    return Fault(delay_s, delay_fraction, status, grpc, fraction)
+    return Fault(delay_s, delay_fraction, status, grpc, fraction, source=block.source)
 
 
 def _read_delay(block: Reader) -> tuple[float | None, Fraction]:

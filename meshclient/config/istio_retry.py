@@ -83,6 +83,7 @@ def read_retries(block: Reader) -> Retries:
         back_off=BackOff() if back_off is None else BackOff(back_off, 10 * back_off),
         previous_hosts=avoid,
         host_attempts=_HOST_ATTEMPTS if avoid else 1,
+        source=block.source,
     )
     return Retries(policy, explicit_hosts=previous is not None, notes=notes)
 

@@ -101,6 +101,7 @@ def _admission(r: Reader, scope: str) -> AdmissionControl:
         max_rejection_percent=_percent(r, "max_rejection", 80.0),
         http_success=_ranges(r.field("http_success")) or ((100, 500),),
         grpc_success=_codes(r.field("grpc_success")) or GRPC_SUCCESS,
+        source=r.source,
     )
     finish(r, "admission_control")
     return settings
@@ -143,6 +144,7 @@ def _adaptive(r: Reader, scope: str) -> AdaptiveConcurrency:
         buffer_percent=_percent(r, "buffer", 25.0, most=1000),
         percentile=_percent(r, "percentile", 50.0),
         status=integer_of(r, "status", 503, 400, 599),
+        source=r.source,
     )
     if fixed is not None and measured is not None:
         fixed.error("the least latency is either fixed or measured", code="conflict")

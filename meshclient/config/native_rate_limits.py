@@ -60,6 +60,7 @@ def read_rate_limit(r: Reader, scope: str) -> LocalRateLimit | None:
         x_ratelimit_headers=flag_of(r, "x_ratelimit_headers"),
         retry_after=flag_of(r, "retry_after"),
         response_headers=_headers(r.field("refusal_headers")),
+        source=r.source,
     )
     _check_descriptors(actions_reader, descriptors_reader)
     finish(r, "rate_limit")
@@ -244,6 +245,7 @@ def read_global_rate_limit(
         resource_exhausted=flag_of(r, "resource_exhausted"),
         x_ratelimit_headers=flag_of(r, "x_ratelimit_headers"),
         x_envoy_ratelimited=flag_of(r, "x_envoy_ratelimited", True),
+        source=r.source,
     )
     finish(r, "global_rate_limit")
     return settings if cluster and settings.actions else None

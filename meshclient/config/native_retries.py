@@ -63,6 +63,7 @@ def read_retries(r: Reader, section: str) -> tuple[RetryPolicy | None, Budget | 
         previous_hosts=flag_of(r, "previous_hosts", True),
         host_attempts=integer_of(r, "host_attempts", 5),
         methods=_methods(r.field("methods")),
+        source=r.source,
     )
     _check(r, policy)
     budget = r.field("budget") if section == "retries" else None

@@ -108,7 +108,7 @@ def _check_timeouts(r: Reader, traffic: Traffic) -> None:
 def _fault(r: Reader) -> Fault | None:
     delay_reader, abort_reader = r.field("delay"), r.field("abort")
     by_header, most = r.field("by_header"), r.field("max_active")
-    fault = Fault()
+    fault = Fault(source=r.source)
     if delay_reader is not None:
         fixed = required(delay_reader, "fixed_delay")
         delay_s = fixed.go_duration() if fixed is not None else None

@@ -5,7 +5,9 @@ Values only. The formulas are in :mod:`meshclient.resilience`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from meshclient.model.source import UNKNOWN_SOURCE, Source
 
 #: gRPC codes that do not speak against the server. Source: Envoy
 #: ``filters/http/admission_control/evaluators/success_criteria_evaluator.cc``.
@@ -33,6 +35,7 @@ class AdaptiveConcurrency:
     buffer_percent: float = 25.0
     percentile: float = 50.0
     status: int = 503
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class AdmissionControl:
     max_rejection_percent: float = 80.0
     http_success: tuple[tuple[int, int], ...] = ((100, 500),)
     grpc_success: frozenset[int] = GRPC_SUCCESS
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 __all__ = ["GRPC_SUCCESS", "AdaptiveConcurrency", "AdmissionControl"]

@@ -5,10 +5,11 @@ Values only. How tokens are taken is in :mod:`meshclient.resilience`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meshclient.model.matching import Fraction, HeaderMatch, QueryMatch
+from meshclient.model.source import UNKNOWN_SOURCE, Source
 
 #: Keys and values of one descriptor, in order.
 Entries = tuple[tuple[str, str], ...]
@@ -80,6 +81,7 @@ class LocalRateLimit:
     x_ratelimit_headers: bool = False
     retry_after: bool = False
     response_headers: tuple[tuple[str, str], ...] = ()
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class GlobalRateLimit:
     resource_exhausted: bool = False
     x_ratelimit_headers: bool = False
     x_envoy_ratelimited: bool = True
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 __all__ = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from meshclient.model.matching import HeaderMatch
+from meshclient.model.source import UNKNOWN_SOURCE, Source
 
 #: Envoy's ``retry_on`` tokens that HTTP can carry.
 RETRY_ON_HTTP = frozenset(
@@ -136,3 +137,4 @@ class RetryPolicy:
     previous_hosts: bool = False
     host_attempts: int = 1
     methods: frozenset[str] | None = None
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)

@@ -127,6 +127,7 @@ class Fault:
     abort_fraction: Fraction = Fraction(0)
     by_header: bool = False
     max_active: int = 2**32 - 1
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ class Source:
         where = f"{self.file or '<memory>'}:{self.line}" if self.line else self.file or "<memory>"
         return f"{where} ({self.document})" if self.document else where
 
+    @property
+    def cited(self) -> str:
+        """``short`` in brackets, for the end of a sentence; empty where nothing is known."""
+        return f"  [{self.short}]" if self.file or self.document else ""
+
 
 UNKNOWN_SOURCE = Source()
 

@@ -12,7 +12,7 @@ from meshclient.model.retry import RateBudget
 from meshclient.resilience.budget import RequestWindow, RetryLimiter
 
 
-class RateLimiter(RetryLimiter):
+class RateBudgetLimiter(RetryLimiter):
     """The retries of one service under a :class:`RateBudget`. Thread-safe, O(1).
 
     A retry is one of the requests that the share is taken of. ``min_count`` retries per
@@ -65,7 +65,7 @@ class RateLimiter(RetryLimiter):
             return int(self.budget.percent * (self._requests.total + self._retries.total) / 100)
 
     def __repr__(self) -> str:
-        return f"<RateLimiter active={self._active} {self.budget}>"
+        return f"<RateBudgetLimiter active={self._active} {self.budget}>"
 
 
-__all__ = ["RateLimiter"]
+__all__ = ["RateBudgetLimiter"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from meshclient.model.cluster import Limits
 from meshclient.model.retry import RateBudget, TokenBudget
 from meshclient.resilience.budget import RetryLimiter
-from meshclient.resilience.rate_budget import RateLimiter
-from meshclient.resilience.token_budget import TokenLimiter
+from meshclient.resilience.rate_budget import RateBudgetLimiter
+from meshclient.resilience.token_budget import TokenBudgetLimiter
 
 #: A service and port, and the budget that its calls share.
 ServiceBudget = tuple[str, int, TokenBudget | RateBudget]
@@ -20,8 +20,8 @@ def retry_limiter(limits: Limits) -> RetryLimiter:
     """A limiter for ``limits``."""
     budget = limits.retry_budget
     if isinstance(budget, TokenBudget):
-        return TokenLimiter(budget)
-    return RateLimiter(budget) if isinstance(budget, RateBudget) else RetryLimiter(limits)
+        return TokenBudgetLimiter(budget)
+    return RateBudgetLimiter(budget) if isinstance(budget, RateBudget) else RetryLimiter(limits)
 
 
 def shared_as(service: str, port: int, limits: Limits) -> ServiceBudget | None:

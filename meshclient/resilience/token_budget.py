@@ -67,7 +67,7 @@ class TokenBalance:
         return whole - 1 if whole * self._slot_s >= passed_s else whole
 
 
-class TokenLimiter(RetryLimiter):
+class TokenBudgetLimiter(RetryLimiter):
     """The retries of one service under a :class:`TokenBudget`. Thread-safe, O(1).
 
     A permit is a withdrawal, and nothing is given back: a retry has been made, however it
@@ -108,7 +108,7 @@ class TokenLimiter(RetryLimiter):
             return max(0, self._balance.at(now)) // self._withdrawal
 
     def __repr__(self) -> str:
-        return f"<TokenLimiter active={self._active} {self.budget}>"
+        return f"<TokenBudgetLimiter active={self._active} {self.budget}>"
 
 
 def amounts(ratio: float) -> tuple[int, int]:
@@ -125,4 +125,4 @@ def _single(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-__all__ = ["TokenBalance", "TokenLimiter", "amounts"]
+__all__ = ["TokenBalance", "TokenBudgetLimiter", "amounts"]

@@ -74,7 +74,7 @@ class MultiplexPool(Generic[C]):
         self.draining = False
         self.opened = self.reused = 0
         #: Streams that a connection yet to come will take, as far as known.
-        self.guess = FIRST_GUESS
+        self.guess = min(FIRST_GUESS, options.max_concurrent_streams or FIRST_GUESS)
 
     def acquire(self, now: float) -> C | None:
         """A connection with room for one more stream, or None."""

@@ -116,7 +116,10 @@ def _document(port: int) -> dict[str, Any]:
         }
         for name, fields in _POLICIES.items()
     }
-    plain = {"load_balancing": {"policy": "round_robin"}, "retries": {"attempts": 0, "methods": "any"}}
+    plain = {
+        "load_balancing": {"policy": "round_robin"},
+        "retries": {"attempts": 0, "methods": "any"},
+    }
     services["no-endpoint"] = {"endpoints": [], **plain}
     # Nobody listens there.
     services["refusing"] = {"endpoints": ["127.0.0.1:1"], **plain}

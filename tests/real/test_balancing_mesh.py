@@ -13,6 +13,7 @@ import pytest
 from life_support import wait_for
 from servers.http import HttpServer, Recorded, Reply
 
+import meshclient.context
 from meshclient import Mesh
 
 HOST = "svc.test"
@@ -144,6 +145,35 @@ def test_a_cookie_is_made_and_brings_its_caller_back(form: str) -> None:
                     assert again.text == first.text
                     homes.add(first.text)
     assert homes == set("abc")
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_functions_are_hashed_by_what_their_caller_put_into_the_context(how: str) -> None:
+    settings = {"policy": "maglev", "hash_on": {"context": "tenant"}}
+    with servers("abc") as running:
+        with Mesh.from_documents(native(running, load_balancing=settings)) as mesh:
+
+            @mesh.call(HOST)
+            def blocking(endpoint: Any = None) -> int:
+                return int(endpoint.port)
+
+            @mesh.call(HOST)
+            async def loop(endpoint: Any = None) -> int:
+                return int(endpoint.port)
+
+            def ports() -> list[int]:
+                found = []
+                for tenant in [f"t{n}" for n in range(20)] * 2:
+                    with meshclient.context.values({"tenant": tenant}):
+                        found.append(blocking() if how == "sync" else asyncio.run(loop()))
+                return found
+
+            found = ports()
+            with meshclient.context.values({"tenant": "t3"}):
+                same = set(asked(mesh, "sync", [{}] * 4))
+    assert found[:20] == found[20:]
+    assert set(found) == {server.port for server in running}
+    assert same == {"abc"[[server.port for server in running].index(found[3])]}
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from connections_support import deaf_at
-from engine_support import LOOPS, HttpServer, Recorded, Reply, get, read, run_on, soon
+from engine_support import LOOPS, HttpServer, Recorded, Reply, eventually, get, read, run_on, soon
 
 import meshclient
 from meshclient.model.cluster import ConnectionOptions, Limits
@@ -448,3 +448,49 @@ def test_tasks_share_the_connections_of_each_endpoint(kind: str) -> None:
 
     with watched(delay_s=0.001) as one, watched(delay_s=0.001) as other:
         run_on(kind, run([one, other]))
+
+
+@pytest.mark.parametrize("kind", ["blocking", *LOOPS])
+def test_important_calls_pass_where_ordinary_ones_are_refused(kind: str) -> None:
+    """The ordinary limit is used up by a call that hangs; the important ones have their own."""
+    gate = threading.Event()
+
+    def answer(request: Recorded) -> Reply:
+        return Reply(200, b"ok", gate=gate if request.path == "/hang" else None)
+
+    with HttpServer(answer) as server:
+        service = {
+            "endpoints": [server.authority],
+            "limits": {
+                "max_connections": 1,
+                "max_requests": 1,
+                "high_priority": {"max_requests": 1},
+            },
+            "routes": [{"match": {"prefix": "/high"}, "priority": "high"}],
+        }
+        mesh = meshclient.Mesh.from_documents([{"version": 1, "services": {"a": service}}])
+        if kind == "blocking":
+            with mesh, mesh.client(trust_env=False) as client, ThreadPoolExecutor(1) as threads:
+                first = threads.submit(client.get, "http://a/hang")
+                assert server.wait_for(lambda: len(server.requests) == 1)
+                with pytest.raises(meshclient.errors.Overflow):
+                    client.get("http://a/")
+                assert client.get("http://a/high").text == "ok"
+                gate.set()
+                assert first.result(10).text == "ok"
+                return
+
+        async def run() -> None:
+            async with mesh, mesh.async_client(trust_env=False) as client:
+                first = asyncio.create_task(client.get("http://a/hang"))
+                await eventually(lambda: len(server.requests) == 1)
+                with pytest.raises(meshclient.errors.Overflow):
+                    await client.get("http://a/")
+                assert (await client.get("http://a/high")).text == "ok"
+                rows = mesh.dump()["circuit_breakers"]["a"]
+                assert (rows["default"]["rq_open"], rows["high"]["rq_open"]) == (1, 0)
+                assert (rows["default"]["cx_open"], rows["default"]["cx_active"]) == (1, 1)
+                gate.set()
+                assert (await first).text == "ok"
+
+        run_on(kind, run())

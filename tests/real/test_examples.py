@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = {
     "quickstart.py": "=> forwarded to greeter",
     "functions.py": "40 of 40 calls answered",
+    "grpc_orders.py": "asyncio: 30 of 30 calls answered",
     "hedging.py": "hedging {'delay': '30ms'}",
     "unwell.py": "it is back:     30 of 30 calls fine",
     "sticky.py": "20 calls of a session went to 1 endpoint",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -91,17 +93,12 @@ def test_aio_an_endpoint_that_leaves_is_drained(tmp_path):
         async with meshclient.Mesh.from_file(path) as mesh:
             channel = mesh.grpc_aio_channel("orders")
             slow = channel.unary_unary(SERVICE + "Sleep")(b"0.6")
-            await slow.wait_for_connection() if False else await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)
             _write(path, b)
-            while mesh.snapshot.version == 1:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(_until, lambda: mesh.snapshot.version > 1)
             assert await channel.unary_unary(SERVICE + "Who")(b"") == b"b"
             assert await slow == b"slept"
-            for _ in range(200):
-                if _subchannels(mesh) == 1:
-                    break
-                await asyncio.sleep(0.01)
-            assert _subchannels(mesh) == 1
+            await asyncio.to_thread(_until, lambda: _subchannels(mesh) == 1)
             await channel.close()
 
     with EchoServer("a") as a, EchoServer("b") as b:
@@ -171,10 +168,12 @@ def _child(mesh: Any, results: Any) -> None:
 
 
 def test_a_mesh_made_before_a_fork_serves_the_child():
-    """As with gunicorn's preload and Celery's prefork: channels are made after the fork."""
+    """As with gunicorn's preload and Celery's prefork; here even a channel in use before it."""
     server = _server_process()
     try:
         mesh = meshclient.Mesh.from_documents([policy(server.port)])
+        before = mesh.grpc_channel("orders").unary_unary(SERVICE + "Who")
+        assert before(b"", timeout=10) == b"a"
         context = multiprocessing.get_context("fork")
         results = context.Queue()
         children = [context.Process(target=_child, args=(mesh, results)) for _ in range(2)]
@@ -184,8 +183,7 @@ def test_a_mesh_made_before_a_fork_serves_the_child():
         for child in children:
             child.join(30)
         assert answers == [(b"a", b"a", 0)] * 2
-        with mesh.grpc_channel("orders") as channel:
-            assert channel.unary_unary(SERVICE + "Who")(b"", timeout=10) == b"a"
+        assert before(b"", timeout=10) == b"a"
         mesh.close()
     finally:
         server.end()
@@ -219,6 +217,63 @@ class _server_process:  # noqa: N801 - reads as a function
         self.process.stdin.close()
         self.process.wait(15)
         self.process.stdout.close()
+
+
+APPLICATION = """
+import os
+import meshclient
+
+mesh = meshclient.Mesh.from_file(os.environ["POLICY"])
+channel = mesh.grpc_channel("orders")
+who = channel.unary_unary("/test.Echo/Who")
+
+def application(environ, start_response):
+    answer = who(b"", timeout=10)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{os.getpid()} {answer.decode()}".encode()]
+"""
+
+
+def test_gunicorn_with_preload(tmp_path):
+    (tmp_path / "shop.py").write_text(APPLICATION)
+    path = tmp_path / "policy.yaml"
+    server = _server_process()
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    path.write_text(f"version: 1\nservices: {{orders: {{endpoints: [127.0.0.1:{server.port}]}}}}\n")
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers", "2"]
+    command += ["--bind", f"127.0.0.1:{port}", "--chdir", str(tmp_path), "shop"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "POLICY": str(path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        answers = [_ask(port) for _ in range(20)]
+    finally:
+        process.terminate()
+        output = process.communicate(timeout=30)[0]
+        server.end()
+    assert {answer.split()[1] for answer in answers} == {"a"}, output
+    assert all(answer.split()[0] != str(process.pid) for answer in answers)
+
+
+def _ask(port: int) -> str:
+    limit = time.monotonic() + 20
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read().decode()
+        except ConnectionError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.05)
+        finally:
+            connection.close()
 
 
 # -- rolling restarts --------------------------------------------------------------------------
@@ -263,12 +318,15 @@ def test_servers_that_restart_one_by_one_fail_no_call():
 
 
 def test_a_stream_ends_with_what_the_server_says_when_it_stops():
-    with EchoServer() as server, meshclient.Mesh.from_documents([policy(server)]) as mesh:
-        with mesh.grpc_channel("orders") as channel:
-            stream = channel.unary_stream(SERVICE + "Watch")(b"")
-            assert next(stream) == b"a"
-            server.stop(grace=0)
-            with pytest.raises(grpc.RpcError) as caught:
-                next(stream)
-            assert caught.value.code() in (S.UNAVAILABLE, S.CANCELLED)
-            _until(lambda: in_flight(mesh) == 0)
+    with (
+        EchoServer() as server,
+        meshclient.Mesh.from_documents([policy(server)]) as mesh,
+        mesh.grpc_channel("orders") as channel,
+    ):
+        stream = channel.unary_stream(SERVICE + "Watch")(b"")
+        assert next(stream) == b"a"
+        server.stop(grace=0)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+        assert caught.value.code() in (S.UNAVAILABLE, S.CANCELLED)
+        _until(lambda: in_flight(mesh) == 0)

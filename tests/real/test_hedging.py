@@ -127,7 +127,7 @@ def test_the_first_wins_if_it_answers_first(kind: str, worlds: Any) -> None:
 
 @every
 def test_an_answer_in_time_is_the_only_try(kind: str, worlds: Any) -> None:
-    world = worlds(soon, soon)
+    world = worlds(soon, soon, hedging={"delay": "3s"})
     response = world.call(kind)
     assert tries(response) == ["success"]
     assert len(world.first.requests) + len(world.second.requests) == 1

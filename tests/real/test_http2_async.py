@@ -114,6 +114,25 @@ def test_many_calls_share_few_connections(kind: str) -> None:
 
 
 @loops
+@pytest.mark.parametrize("streams", [1, 3])
+def test_the_policys_own_limit_of_streams_opens_more_connections(kind: str, streams: int) -> None:
+    def slow(request: Request) -> None:
+        threading.Timer(0.05, request.peer.respond, (request,)).start()
+
+    with H2Server(slow, streams=100) as server:
+
+        async def test(engine: AsyncEngine) -> None:
+            target = http2(server.port, max_concurrent_streams=streams)
+            await asyncio.gather(*[engine.send(target, get()) for _ in range(12)])
+            assert counts(engine.stats())[1] == 0
+
+        using(kind, test)
+        assert max(peer.peak for peer in server.peers) <= streams
+        assert len(server.peers) >= 2
+        assert len(server.requests) == 12
+
+
+@loops
 @pytest.mark.parametrize("streams", [1, 2])
 def test_more_connections_are_opened_when_they_are_full(kind: str, streams: int) -> None:
     def slow(request: Request) -> None:

@@ -34,7 +34,10 @@ def routed(balancing: Any, **route: Any) -> dict[str, Any]:
     ("services", "part"),
     [
         (alone(policy="ring_hash", hash_on={"source_ip": True}, table_size=11), "table_size: has"),
-        (alone(policy="maglev", hash_on={"source_ip": True}, hash_function="xx_hash"), "hash_function"),
+        (
+            alone(policy="maglev", hash_on={"source_ip": True}, hash_function="xx_hash"),
+            "hash_function",
+        ),
         (alone(policy="random", slow_start={"window": "1s"}), "slow_start: has no effect with"),
         (alone(policy="peak_ewma", choice_count=3), "choice_count: has no effect with policy peak"),
         (alone(hash_balance_factor=150), "hash_balance_factor: has no effect with policy least"),

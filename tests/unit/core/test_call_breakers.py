@@ -26,6 +26,7 @@ from meshclient.breakers import BreakerStates
 from meshclient.explain import explain
 from meshclient.model.breaker import CircuitBreaker
 from meshclient.model.cluster import ClusterPolicy, Limits, LoadBalancing
+from meshclient.model.hedging import Hedging
 from meshclient.model.routes import Route
 from meshclient.model.source import Source
 from meshclient.plane import build_plane, forked_plane
@@ -223,6 +224,39 @@ def test_when_all_endpoints_are_open_the_call_is_refused():
     assert "the breaker of all 3 endpoints is open" in str(error)
     assert error.retry_after_s == 29.0
     assert call.attempts == []
+    assert counts(plane) == 0
+
+
+def test_a_hedge_is_not_started_against_an_open_breaker_and_the_first_try_goes_on():
+    plane = guarded(action=to(hedging=Hedging(delay_s=1.0)))
+    breaker = plane.clusters["a"].breaker
+    hedge = call_of(plane, rand=lambda: 0).hedge
+    first = hedge.begin(0.0)
+    breaker.isolate(0.5)
+    assert hedge.due(1.0) is None
+    assert hedge.settle(first, status(200), 2.0)
+    first.close(2.0)
+    assert hedge.call.error is None
+    assert "not hedged" in hedge.call.notes[0]
+    assert (counts(plane), breaker.stale) == (0, 1)
+
+
+def test_the_loser_of_a_hedged_call_gives_its_probe_back():
+    plane = guarded(
+        action=to(hedging=Hedging(delay_s=1.0)), half_open_requests=2, half_open_successes=2
+    )
+    breaker = plane.clusters["a"].breaker
+    breaker.open(0.0, 5.0)
+    hedge = call_of(plane, now=5.0, rand=lambda: 0).hedge
+    hedge.begin(5.0)
+    second = hedge.due(6.0)
+    assert breaker.describe(6.0)["probes"] == 2
+    assert hedge.settle(second, status(200), 6.5)
+    assert breaker.describe(6.5)["probes"] == 1
+    hedge.end(6.5)
+    second.close(7.0)
+    shown = breaker.describe(7.0)
+    assert (shown["state"], shown["probes"], shown["successes"]) == ("half_open", 0, 1)
     assert counts(plane) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from core_support import (
     to,
 )
 
-from meshclient import errors
+from meshclient import Mesh, errors
 from meshclient.model.cluster import ClusterPolicy, Limits, LoadBalancing
 from meshclient.model.events import RetryLayerFound
 from meshclient.model.inbound import Inbound, Marks
@@ -29,7 +30,7 @@ from meshclient.model.retry import BackOff, RetryBudget
 from meshclient.model.routes import HashPolicy
 from meshclient.model.snapshot import Snapshot
 from meshclient.plane import Building, build_plane
-from meshclient.testing import ScriptedRandom
+from meshclient.testing import ScriptedRandom, request, run_call
 
 ROUTE_TIMEOUT = ResetReason.ROUTE_TIMEOUT
 EXPECTED = "x-envoy-expected-rq-timeout-ms"
@@ -305,6 +306,19 @@ def test_what_proves_nothing_is_not_told(headers, inbound_attempt):
     inbound = Inbound(marks=Marks(inbound_attempt))
     play(inbound, [status(503, headers), status(200)], plane)
     assert events == []
+
+
+def test_subscribers_of_a_mesh_are_told():
+    service = {"endpoints": ["10.0.0.1:80"], "retries": {"on": [503]}}
+    told: queue.Queue[object] = queue.Queue()
+    with Mesh.from_documents([{"version": 1, "services": {"a": service}}]) as mesh:
+        mesh.subscribe(told.put)
+        outcomes = [status(503, [("server", "envoy")]), status(200)]
+        played = run_call(mesh, request("GET", "http://a/"), outcomes)
+        assert played.status == 200
+        event = told.get(timeout=10)
+    assert isinstance(event, RetryLayerFound)
+    assert event.cluster == "a"
 
 
 def test_what_was_noticed_outlives_a_reload():

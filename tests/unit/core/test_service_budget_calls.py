@@ -10,6 +10,7 @@ from core_support import (
     call_of,
     cluster,
     counts,
+    head,
     host_of,
     plane_of,
     reset,
@@ -20,6 +21,7 @@ from core_support import (
 )
 
 from meshclient.model.cluster import ClusterPolicy, Limits
+from meshclient.model.matching import PathMatch, RouteMatch
 from meshclient.model.retry import RateBudget, RetryBudget, TokenBudget
 from meshclient.model.routes import Route
 from meshclient.plane import build_plane, forked_plane
@@ -127,3 +129,36 @@ def test_a_refused_retry_says_so():
     assert call.settle(attempt, status(503), 0.0) is None
     attempt.close(0.0)
     assert call.flags == ("UO",)
+
+
+def test_envoys_budget_is_a_share_of_the_requests_of_its_own_priority():
+    """Half of what is in flight may be retries; the other priority's calls do not count."""
+    budget = RetryBudget(percent=50.0, min_concurrency=0)
+    hosts = host_of(
+        Route(to(retry=RETRY, priority="high"), RouteMatch(path=PathMatch("prefix", "/high"))),
+        Route(to(retry=RETRY)),
+    )
+    plane = plane_of(hosts, cluster("a", policy=policy(budget)))
+
+    def begin(path):
+        call = call_of(plane, head(path))
+        return call, call.next_attempt(0.0)
+
+    def may_retry(path):
+        call, attempt = begin(path)
+        delay_s = call.settle(attempt, status(503), 0.0)
+        attempt.close(0.0)
+        call.abandon(0.0)
+        return delay_s is not None
+
+    others = [begin("/")[0] for _ in range(4)]
+    assert may_retry("/")
+    assert not may_retry("/high"), "one of its own is in flight"
+    others.append(begin("/high")[0])
+    assert may_retry("/high")
+    for call in others[:4]:
+        call.abandon(0.0)
+    assert not may_retry("/")
+    others[4].abandon(0.0)
+    assert counts(plane) == 0
+    assert plane.clusters["a"].high.requests.active == 0

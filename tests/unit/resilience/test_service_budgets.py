@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from meshclient.model.cluster import Limits
 from meshclient.model.retry import RateBudget, RetryBudget, TokenBudget
 from meshclient.resilience import RetryLimiter, retry_limiter, shared_as
-from meshclient.resilience.rate_budget import RateLimiter
-from meshclient.resilience.token_budget import TokenLimiter, amounts
+from meshclient.resilience.rate_budget import RateBudgetLimiter
+from meshclient.resilience.token_budget import TokenBudgetLimiter, amounts
 
 
-def tokens(ttl_s: float = 1.0, ratio: float = 1.0, minimum: int = 0) -> TokenLimiter:
-    return TokenLimiter(TokenBudget(ttl_s, ratio, minimum))
+def tokens(ttl_s: float = 1.0, ratio: float = 1.0, minimum: int = 0) -> TokenBudgetLimiter:
+    return TokenBudgetLimiter(TokenBudget(ttl_s, ratio, minimum))
 
 
 def take(limiter: RetryLimiter, now: float) -> bool:
@@ -115,8 +115,8 @@ def test_time_that_goes_backwards_stands_still() -> None:
     assert take(limiter, 40.0)
 
 
-def rates(percent: float = 20.0, count: int = 0) -> RateLimiter:
-    return RateLimiter(RateBudget(percent, 10.0, count, 1.0))
+def rates(percent: float = 20.0, count: int = 0) -> RateBudgetLimiter:
+    return RateBudgetLimiter(RateBudget(percent, 10.0, count, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_the_least_rate_counts_in_the_share() -> None:
 def test_each_budget_has_its_limiter() -> None:
     assert type(retry_limiter(Limits())) is RetryLimiter
     assert type(retry_limiter(Limits(retry_budget=RetryBudget()))) is RetryLimiter
-    assert type(retry_limiter(Limits(retry_budget=TokenBudget()))) is TokenLimiter
-    assert type(retry_limiter(Limits(retry_budget=RateBudget()))) is RateLimiter
+    assert type(retry_limiter(Limits(retry_budget=TokenBudget()))) is TokenBudgetLimiter
+    assert type(retry_limiter(Limits(retry_budget=RateBudget()))) is RateBudgetLimiter
     with pytest.raises(TypeError, match="limiter of its own"):
         RetryLimiter(Limits(retry_budget=TokenBudget()))
 
@@ -172,12 +172,12 @@ def test_what_is_shared() -> None:
 
 
 def test_repr_tells_which() -> None:
-    assert repr(tokens()).startswith("<TokenLimiter active=0 TokenBudget(ttl_s=1.0")
-    assert repr(rates()).startswith("<RateLimiter active=0 RateBudget(percent=20.0")
+    assert repr(tokens()).startswith("<TokenBudgetLimiter active=0 TokenBudget(ttl_s=1.0")
+    assert repr(rates()).startswith("<RateBudgetLimiter active=0 RateBudget(percent=20.0")
 
 
 @pytest.mark.parametrize(
-    "limiter", [tokens(60.0, 1.0, 10), RateLimiter(RateBudget(0.0, 10.0, 600, 10.0))]
+    "limiter", [tokens(60.0, 1.0, 10), RateBudgetLimiter(RateBudget(0.0, 10.0, 600, 10.0))]
 )
 def test_threads_take_exactly_what_is_there(limiter: RetryLimiter) -> None:
     got: list[int] = []

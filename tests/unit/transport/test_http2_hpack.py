@@ -5,11 +5,15 @@ from __future__ import annotations
 import hpack
 import pytest
 from hpack.exceptions import HPACKError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshclient.transport.http2_decoder import Decoder, HpackError, fault
 from meshclient.transport.http2_encoder import TABLE_SIZE, Encoder, Field
+from meshclient.transport.http2_request import header_list
+from meshclient.transport.interface import WireRequest
 
 LIMIT = 80 * 1024
 #: Few names and values, so that lists repeat each other; some are in the static table.
@@ -164,3 +168,103 @@ def test_fields_that_a_response_may_have() -> None:
     assert fault(odd) == ""
     assert fault([]) == ""
     assert fault([(b"a", b"b"), (b":status", b"200")])
+
+
+def _huffman_by_the_book(text: bytes) -> bytes | None:
+    """RFC 7541 section 5.2, bit by bit; None: EOS, or padding that is long or not all ones."""
+    codes = {
+        (length, code): symbol
+        for symbol, (code, length) in enumerate(
+            zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)
+        )
+    }
+    found, length, code = bytearray(), 0, 0
+    for octet in text:
+        for bit in range(7, -1, -1):
+            length, code = length + 1, code << 1 | octet >> bit & 1
+            symbol = codes.get((length, code))
+            if symbol == 256:
+                return None
+            if symbol is not None:
+                found.append(symbol)
+                length = code = 0
+    return bytes(found) if length <= 7 and code == (1 << length) - 1 else None
+
+
+HUFFMAN = st.one_of(
+    st.binary(max_size=12),
+    st.text("aeiost0129 %-./=", max_size=20).map(
+        lambda text: HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text.encode())
+    ),
+    st.sampled_from([b"\xff", b"\xff\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\xfc", b"\x1f\xff"]),
+)
+
+
+@settings(max_examples=500)
+@given(HUFFMAN, st.binary(max_size=2))
+def test_huffman_with_any_padding(text: bytes, more: bytes) -> None:
+    text += more
+    expected = _huffman_by_the_book(text)
+    block = b"\x00\x01a" + bytes([0x80 | len(text)]) + text
+    if expected is None:
+        with pytest.raises(HpackError):
+            Decoder(LIMIT).decode(block)
+    else:
+        assert Decoder(LIMIT).decode(block)[0] == [(b"a", expected)]
+
+
+@pytest.mark.parametrize("first", [0x0F, 0x1F, 0x3F, 0x7F, 0xFF])
+@pytest.mark.parametrize("rest", [b"", b"\xff", b"\xff" * 4 + b"\x7f", b"\xff" * 20, b"\x80" * 9])
+def test_integers_that_are_cut_off_or_too_large(first: int, rest: bytes) -> None:
+    """As index, as size of the table, as length of a name or a value."""
+    blocks = [bytes([first]) + rest]
+    blocks += [bytes([literal, 0x7F]) + rest for literal in (0x00, 0x10, 0x40)]
+    blocks.append(b"\x00\x01a\x7f" + rest)
+    for block in blocks:
+        with pytest.raises(HpackError):
+            Decoder(LIMIT).decode(block)
+
+
+def _sent(*headers: tuple[bytes, bytes]) -> list[Field]:
+    request = WireRequest(b"GET", b"/", [(b"Host", b"a"), *headers])
+    return header_list(request, b"https")
+
+
+def test_what_a_probe_could_guess_is_in_no_table_however_often_it_is_sent() -> None:
+    """RFC 7541 section 7.1: credentials, and cookies short enough to be tried out."""
+    ours, theirs = Encoder(), hpack.Decoder()
+    secrets = [(b"Authorization", b"Bearer abc"), (b"Proxy-Authorization", b"Basic eA==")]
+    secrets += [(b"Cookie", b"pin=1234; s=5"), (b"authorization", b"x" * 200)]
+    sizes = set()
+    for _ in range(4):
+        block = ours.encode(_sent(*secrets))
+        sizes.add(len(block))
+        found = [type(field) for field in theirs.decode(block, raw=True)][-5:]
+        assert found == [hpack.NeverIndexedHeaderTuple] * 5
+    indexed = {name for name, _ in theirs.header_table.dynamic_entries}
+    assert indexed <= {b":authority"}
+    guess = Encoder()
+    guess.encode(_sent(*secrets))
+    right, wrong = (b"Cookie", b"pin=1234"), (b"Cookie", b"pin=1235")
+    assert len(guess.encode(_sent(right))) == len(guess.encode(_sent(wrong)))
+
+
+@given(LISTS, st.lists(SIZES, min_size=1, max_size=4))
+def test_the_least_size_of_the_table_is_said_first_and_the_last_one_after_it(
+    fields: list[Field], sizes: list[int]
+) -> None:
+    """RFC 7541 section 4.2; nothing is said where the size ends as it was, never less."""
+    ours = Encoder()
+    ours.encode(fields)
+    ours.encode(fields)
+    said = [min(size, TABLE_SIZE) for size in sizes]
+    for size in sizes:
+        ours.resize(size)
+    block = ours.encode([])
+    theirs = hpack.Decoder()
+    theirs.decode(block)
+    assert theirs.header_table_size == said[-1]
+    updates = block.count(b"\x20") if 0 in said else None
+    assert updates is None or updates >= 1
+    if all(size == TABLE_SIZE for size in said):
+        assert block == b""
