@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from meshclient.breaker_handle import BreakerHandle
     from meshclient.context import deadline
     from meshclient.errors import (
+        AnsweredLocally,
         CallError,
         CallTimeout,
         CircuitOpen,
@@ -63,8 +64,15 @@ if TYPE_CHECKING:
         ConfigRejected,
         DiscoveryFailed,
         DiscoveryRecovered,
+        EndpointDegraded,
+        EndpointEjected,
         EndpointsChanged,
+        EndpointUndegraded,
+        EndpointUnejected,
         Event,
+        HealthChanged,
+        MirrorCompared,
+        RetryLayerFound,
     )
     from meshclient.model.report import AttemptReport, CallReport
     from meshclient.model.snapshot import Snapshot
@@ -77,6 +85,7 @@ _HOMES = {
     "meshclient.context": ("deadline",),
     "meshclient.breaker_handle": ("BreakerHandle",),
     "meshclient.errors": (
+        "AnsweredLocally",
         "CallError",
         "CallTimeout",
         "CircuitOpen",
@@ -112,8 +121,15 @@ _HOMES = {
         "ConfigRejected",
         "DiscoveryFailed",
         "DiscoveryRecovered",
+        "EndpointDegraded",
+        "EndpointEjected",
+        "EndpointUndegraded",
+        "EndpointUnejected",
         "EndpointsChanged",
         "Event",
+        "HealthChanged",
+        "MirrorCompared",
+        "RetryLayerFound",
     ),
     "meshclient.model.report": ("AttemptReport", "CallReport"),
     "meshclient.model.snapshot": ("Snapshot",),
@@ -123,6 +139,7 @@ _HOMES = {
 _WHERE = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AnsweredLocally",
     "AttemptReport",
     "BreakerClosed",
     "BreakerEvent",
@@ -145,17 +162,24 @@ __all__ = [
     "Diagnostic",
     "DiscoveryFailed",
     "DiscoveryRecovered",
+    "EndpointDegraded",
+    "EndpointEjected",
+    "EndpointUndegraded",
+    "EndpointUnejected",
     "EndpointsChanged",
     "Event",
     "Explanation",
+    "HealthChanged",
     "InvalidRequest",
     "Mesh",
     "MeshError",
+    "MirrorCompared",
     "NoHealthyEndpoint",
     "NoRoute",
     "NotReadyError",
     "Overflow",
     "PerTryTimeout",
+    "RetryLayerFound",
     "RetryStrategy",
     "RouteTimeout",
     "SecurityError",

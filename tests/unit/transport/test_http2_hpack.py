@@ -235,16 +235,15 @@ def test_what_a_probe_could_guess_is_in_no_table_however_often_it_is_sent() -> N
     ours, theirs = Encoder(), hpack.Decoder()
     secrets = [(b"Authorization", b"Bearer abc"), (b"Proxy-Authorization", b"Basic eA==")]
     secrets += [(b"Cookie", b"pin=1234; s=5"), (b"authorization", b"x" * 200)]
-    sizes = set()
     for _ in range(4):
         block = ours.encode(_sent(*secrets))
-        sizes.add(len(block))
         found = [type(field) for field in theirs.decode(block, raw=True)][-5:]
         assert found == [hpack.NeverIndexedHeaderTuple] * 5
     indexed = {name for name, _ in theirs.header_table.dynamic_entries}
     assert indexed <= {b":authority"}
     guess = Encoder()
-    guess.encode(_sent(*secrets))
+    for _ in range(4):
+        guess.encode(_sent(*secrets))
     right, wrong = (b"Cookie", b"pin=1234"), (b"Cookie", b"pin=1235")
     assert len(guess.encode(_sent(right))) == len(guess.encode(_sent(wrong)))
 
@@ -264,7 +263,5 @@ def test_the_least_size_of_the_table_is_said_first_and_the_last_one_after_it(
     theirs = hpack.Decoder()
     theirs.decode(block)
     assert theirs.header_table_size == said[-1]
-    updates = block.count(b"\x20") if 0 in said else None
-    assert updates is None or updates >= 1
     if all(size == TABLE_SIZE for size in said):
         assert block == b""
