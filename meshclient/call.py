@@ -199,7 +199,7 @@ class Call(CallRecord):
         if verdict.flag:
             self._extra_flags = (*self._extra_flags, verdict.flag)
         if verdict.why:
-            self.notes = (*self.notes, verdict.why)
+            self.note(verdict.why, self._filter_source())
         if verdict.reply is not None:
             self._answer(verdict.reply)
             if self.filter_headers is not None and self.reply is not None:
@@ -426,6 +426,13 @@ class Call(CallRecord):
             return None
         return session.find(asked.headers, asked.path, cluster.by_address, self._unix_now())
 
+    def named_by_session(
+        self, cluster: ClusterState
+    ) -> EndpointState | Literal[Miss.STRICT] | None:
+        """What the session of a first try to ``cluster`` says; None: there is none."""
+        session = cluster.session
+        return None if session is None else self._named_by_session(cluster, session)
+
     def _unix_now(self) -> float:
         return 0.0 if self._wall_clock is None else self._wall_clock()
 
@@ -539,7 +546,7 @@ class Call(CallRecord):
             self._finish(attempt, outcome, now)
         else:
             attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
-            delay_s = self._within_deadline(delay_s, now)
+            delay_s = self._within_deadline(delay_s, now, outcome)
         if delay_s is None and self._entered is not None:
             attempt.on_close = self
             self.grpc_status = grpc_status_of(outcome)
@@ -575,7 +582,7 @@ class Call(CallRecord):
         if delay_s is None and not retry.flag and lane.answered is not None:
             lane.answered.on_answer(now)
         if retry.note:
-            self.notes = (*self.notes, retry.note)
+            self.note(retry.note, policy.source)
         if retry.flag:
             self._extra_flags = (*self._extra_flags, retry.flag)
         if not cluster.retry_layer:
@@ -588,7 +595,7 @@ class Call(CallRecord):
             self.notes = (*self.notes, f"another layer of retries: {layer}")
             cluster.notice_layer(layer)
 
-    def _within_deadline(self, delay_s: float, now: float) -> float | None:
+    def _within_deadline(self, delay_s: float, now: float, outcome: Outcome) -> float | None:
         """A back-off that outlasts the time left ends as it would have ended, only sooner."""
         deadline = None if self.timeout_s is None else self._started + self.timeout_s
         if not ends_in_time(now, delay_s, deadline):
@@ -604,6 +611,9 @@ class Call(CallRecord):
                 f"the back-off of {delay_s * 1000:.0f} ms outlasts the caller's time limit",
             )
             return None
+        retry = self._retry
+        assert retry is not None
+        self.note(retry.made(outcome, delay_s), retry.policy.source)
         return delay_s
 
     # -- what balancers read ---------------------------------------------------

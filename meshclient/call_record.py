@@ -13,6 +13,7 @@ from meshclient.endings import BODY_ERRORS, RESET_ERRORS, RESET_FLAGS, WORDS, up
 from meshclient.model.outcome import Outcome, OutcomeKind, ResetReason
 from meshclient.model.report import CallReport
 from meshclient.model.retry import IDEMPOTENT_METHODS
+from meshclient.model.source import UNKNOWN_SOURCE, Source
 from meshclient.resilience.retry_layers import repeated_in_vain
 
 if TYPE_CHECKING:
@@ -290,6 +291,22 @@ class CallRecord:
         for left in reversed(entered):
             left.leave(status, grpc_status, self._started, now)
 
+    def note(self, what: str, source: Source | None = None) -> None:
+        """Keep a sentence for the report, with the place of the document that decided;
+        without one of its own, that of the route."""
+        route = self.route
+        if route is not None and (source is None or source == UNKNOWN_SOURCE):
+            source = route.route.source
+        self.notes = (*self.notes, what if source is None else what + source.cited)
+
+    def _filter_source(self) -> Source | None:
+        """Where the settings of the filter that has the word stand."""
+        if self.route is None:
+            return None
+        route = self.route.route
+        settings = route.filters if route.fault is None else (route.fault, *route.filters)
+        return getattr(settings[self._step - 1], "source", None) if settings else None
+
     def abandon(self, now: float) -> None:
         """The driver gives up (cancelled, closed): nothing stays counted. Idempotent."""
         self.release_retry()
@@ -298,7 +315,9 @@ class CallRecord:
         self.leave(now)
 
     def _no_endpoint(self, cluster: ClusterState) -> errors.CallError:
-        why = cluster.cluster.discovery_error or "it has no healthy endpoint"
+        from meshclient.pick_view import why_nobody
+
+        why = why_nobody(cluster, self)  # type: ignore[arg-type]  # every record is a Call
         message = f"{self._what()}: cluster {cluster.cluster.name}: {why}"
         return errors.NoHealthyEndpoint(message, self.report)
 

@@ -14,11 +14,11 @@ from meshclient.cluster_state import ClusterState
 from meshclient.endpoint_view import breaker_line, endpoint_line, endpoint_rows
 from meshclient.hedge_view import beside_lines
 from meshclient.model.cluster import Cluster
-from meshclient.model.load_balancing import HASH_POLICIES
 from meshclient.model.request import RequestHead
 from meshclient.model.retry import RetryPolicy
 from meshclient.model.routes import DirectResponse, ForwardAction, RedirectAction, Route
 from meshclient.model.source import Diagnostic, Source
+from meshclient.pick_view import what_decides
 from meshclient.plane import Plane
 from meshclient.resilience import merge_timeouts
 from meshclient.routing import CompiledHost
@@ -245,15 +245,10 @@ def _explain_tls(row: dict[str, Any], state: ClusterState, call: Call) -> None:
 
 
 def _explain_pick(row: dict[str, Any], state: ClusterState, call: Call, now: float) -> None:
-    """Where chance decides nothing: the endpoint that the request's hash means."""
-    if state.cluster.policy.load_balancing.policy not in HASH_POLICIES or call.cluster is not state:
-        return
-    if call.hash64 is None:
-        row["pick"] = "nothing to hash: a random endpoint"
-        return
-    picked = state.balancer.pick(lambda: 0, now, call)
-    if picked is not None:
-        row["pick"] = f"hash {call.hash64} -> {picked.key}"
+    """Where chance alone does not decide: session, subset, hash."""
+    decides = what_decides(state, call, now) if call.cluster is state else ""
+    if decides:
+        row["pick"] = decides
 
 
 def _explain_terms(result: Explanation, call: Call, action: ForwardAction) -> None:

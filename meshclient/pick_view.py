@@ -13,7 +13,6 @@ from meshclient.model.load_balancing import HASH_POLICIES
 
 if TYPE_CHECKING:
     from meshclient.call import Call
-    from meshclient.call_record import CallRecord
     from meshclient.cluster_state import ClusterState
 
 #: More endpoints of a subset than this are counted, not named.
@@ -58,14 +57,15 @@ def _hash(state: ClusterState, call: Call, now: float) -> str:
     return "" if picked is None else f"hash {call.hash64} -> {picked.key}"
 
 
-def why_nobody(cluster: ClusterState, call: CallRecord) -> str:
+def why_nobody(cluster: ClusterState, call: Call) -> str:
     """Why a pick found no endpoint."""
     if cluster.cluster.discovery_error:
         return cluster.cluster.discovery_error
     if not call.attempts and call.named_by_session(cluster) is STRICT_MISS:
         return "the endpoint of the session is gone or unhealthy, and the session is strict"
     if call.subset and isinstance(cluster.balancer, Subsets):
-        return f"nobody of the subset {labels_text(call.subset)} may be picked, nor is there a fallback"
+        wanted = labels_text(call.subset)
+        return f"nobody of the subset {wanted} may be picked, and there is no fallback"
     return "it has no healthy endpoint" if cluster.states else "it has no endpoints"
 
 

@@ -21,7 +21,6 @@ from weakref import WeakSet
 from meshclient.transport.interface import Target
 from meshclient.transport.tls_policy import HTTP2_PROTOCOLS
 
-_CHUNK = 256 * 1024
 #: Turns of the loop until an aborted TLS connection has closed its socket.
 _TICKS_TO_CLOSE = 5
 
@@ -43,7 +42,7 @@ class Relay:
         #: Why the last connection to a target was not made.
         self.problems: dict[str, str] = {}
         self._busy: set[asyncio.Task[None]] = set()
-        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
 
     def address_of(self, target: Target) -> str:
         """What a channel dials in place of ``target``: ``unix:...``. Blocks for a moment.
@@ -74,56 +73,57 @@ class Relay:
         self._thread.start()
 
     async def _open(self, target: Target, path: str) -> None:
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._busy.add(task)
-            try:
-                await self._carry(target, path, reader, writer)
-            finally:
-                self._busy.discard(task)
+        loop = asyncio.get_running_loop()
 
-        self._servers.append(await asyncio.start_unix_server(accepted, path, limit=_CHUNK))
+        def accepted() -> _Near:
+            return _Near(self, target, path)
 
-    async def _carry(
-        self, target: Target, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """One connection of a channel's, from its first byte to its last."""
-        onward: asyncio.StreamWriter | None = None
-        self._writers.add(writer)
+        self._servers.append(await loop.create_unix_server(accepted, path))
+
+    def carry(self, near: _Near) -> None:
+        """A channel has connected: lead on what it sends. On the relay's loop."""
+        task = asyncio.get_running_loop().create_task(self._lead_on(near))
+        self._busy.add(task)
+        task.add_done_callback(self._busy.discard)
+
+    async def _lead_on(self, near: _Near) -> None:
+        assert near.transport is not None
+        self._transports.add(near.transport)
         try:
-            async with asyncio.timeout(target.options.connect_timeout_s):
-                back, onward = await self._connect(target)
-            self._writers.add(onward)
-            self.problems.pop(path, None)
-            await _both(_pump(reader, onward), _pump(back, writer))
+            async with asyncio.timeout(near.target.options.connect_timeout_s):
+                far = await self._connect(near.target)
         except (OSError, ssl.SSLError, TimeoutError) as error:
-            self.problems[path] = f"{type(error).__name__}: {error}"
-        finally:
-            for one in (writer, onward):
-                if one is not None:
-                    one.close()
+            self.problems[near.path] = f"{type(error).__name__}: {error}"
+            near.transport.abort()
+            return
+        assert far.transport is not None
+        self.problems.pop(near.path, None)
+        self._transports.add(far.transport)
+        far.join(near)
+        near.join(far)
 
-    async def _connect(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, target: Target) -> _Side:
         identity = target.tls
         assert identity is not None
+        loop = asyncio.get_running_loop()
         options: dict[str, Any] = {
             "ssl": identity.context,
             "server_hostname": identity.server_hostname,
             "ssl_handshake_timeout": max(0.001, target.options.connect_timeout_s),
             "ssl_shutdown_timeout": 1.0,
-            "limit": _CHUNK,
         }
         if target.address.startswith("unix:"):
             path = target.address.removeprefix("unix:").removeprefix("//")
-            reader, writer = await asyncio.open_unix_connection(path, **options)
+            transport, side = await loop.create_unix_connection(_Side, path, **options)
         else:
-            reader, writer = await asyncio.open_connection(target.address, target.port, **options)
-        chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+            transport, side = await loop.create_connection(
+                _Side, target.address, target.port, **options
+            )
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         if chosen not in HTTP2_PROTOCOLS:
-            writer.transport.abort()
+            transport.abort()
             raise ssl.SSLError(1, f"the server does not offer HTTP/2 (ALPN: {chosen})")
-        return reader, writer
+        return side
 
     # -- life --------------------------------------------------------------------------
 
@@ -152,8 +152,8 @@ class Relay:
             task.cancel()
         if self._busy:
             await asyncio.wait(list(self._busy), timeout=2.0)
-        for writer in list(self._writers):
-            writer.transport.abort()
+        for transport in list(self._transports):
+            transport.abort()
         for _ in range(_TICKS_TO_CLOSE):
             await asyncio.sleep(0)
 
@@ -167,26 +167,68 @@ class Relay:
 _inherited: list[Any] = []
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        data = await reader.read(_CHUNK)
-        if not data:
+class _Side(asyncio.Protocol):
+    """One of two connections, each of which writes what the other reads."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._other: asyncio.Transport | None = None
+        #: What came before there was another side (settings that a server sends at once).
+        self._early: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def join(self, other: _Side) -> None:
+        """From now on, what comes goes to ``other``."""
+        assert self.transport is not None
+        assert other.transport is not None
+        if self.transport.is_closing():
+            other.transport.close()
             return
-        writer.write(data)
-        await writer.drain()
+        self._other = other.transport
+        early, self._early = self._early, []
+        for data in early:
+            self._other.write(data)
+        self.transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._other is not None:
+            self._other.write(data)
+            return
+        self._early.append(data)
+        assert self.transport is not None
+        self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        if self._other is not None:
+            self._other.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._other is not None and not self._other.is_closing():
+            self._other.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        # HTTP/2 knows no half-closed connection; what is written already still goes out.
+        if self._other is not None:
+            self._other.close()
 
 
-async def _both(*ways: Any) -> None:
-    """Until one way has ended: HTTP/2 knows no half-closed connection."""
-    tasks = [asyncio.ensure_future(way) for way in ways]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+class _Near(_Side):
+    """The side of the channel."""
+
+    def __init__(self, relay: Relay, target: Target, path: str) -> None:
+        super().__init__()
+        self._relay = relay
+        self.target = target
+        self.path = path
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.transport is not None
+        self.transport.pause_reading()
+        self._relay.carry(self)
 
 
 __all__ = ["Relay"]

@@ -7,6 +7,8 @@ Conditions only. How often, how late and whether it is safe is decided in
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import CONNECT_FAILURES, Outcome, ResetReason
 from meshclient.model.retry import RetryPolicy
@@ -90,6 +92,14 @@ class RetryConditions:
         if outcome.headers is not None and "x-envoy-ratelimited" in outcome.headers:
             return self._rate_limited
         return hit
+
+    def covering(self, outcome: Outcome, sent: bool) -> str:
+        """The words of the policy that :meth:`match` found, for people; empty: none."""
+        alone = (
+            (token, RetryConditions(replace(self.policy, retry_on=frozenset({token}))))
+            for token in sorted(self.policy.retry_on)
+        )
+        return ", ".join(token for token, condition in alone if condition.match(outcome, sent))
 
     def names_grpc_status_of(self, outcome: Outcome) -> bool:
         """Whether the outcome is a gRPC response whose status the policy names."""

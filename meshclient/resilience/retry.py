@@ -56,6 +56,7 @@ class RetryState:
         "_request_headers",
         "_run",
         "_sent",
+        "_wished",
         "failures",
         "flag",
         "held",
@@ -84,6 +85,7 @@ class RetryState:
         self._request_headers = request_headers
         self._run = None if strategy is None else StrategyRun(strategy)
         self._sent = False
+        self._wished = False
         self._back_off: ExponentialBackOff | None = None
 
     def decide(
@@ -135,6 +137,17 @@ class RetryState:
             self.held = False
             limiter.release()
 
+    def made(self, outcome: Outcome, wait_s: float) -> str:
+        """Why ``outcome`` is repeated after ``wait_s``, in words. Right after :meth:`decide`."""
+        what = outcome.reset.value if outcome.reset else f"status {outcome.status}"
+        rule = self._conditions.covering(outcome, self._sent)
+        by = "the retry strategy wants it" if self._wished else f"{rule or 'the policy'} covers it"
+        number = self.policy.num_retries - self.remaining
+        return (
+            f"retry {number} of {self.policy.num_retries} "
+            f"after {wait_s * 1000:.0f} ms: {what}, {by}"
+        )
+
     def _wanted(self, outcome: Outcome, now: float, elapsed_s: float) -> bool:
         """Whether the outcome is of a kind that is repeated."""
         covered = self._conditions.match(outcome, self._sent)
@@ -155,6 +168,7 @@ class RetryState:
             if wish is not None:
                 if not wish:
                     self._refuse("the retry strategy does not want it")
+                self._wished = wish
                 return wish
         if not covered:
             what = outcome.reset.value if outcome.reset else f"status {outcome.status}"

@@ -30,6 +30,7 @@ IDLE_FRAMES_PER_S: Final = 100
 #: PING and SETTINGS answers that may pile up while the peer does not read.
 #: Source: Envoy, source/common/http/http2/protocol_constraints.h (max_outbound_control_frames).
 MAX_UNREAD_ANSWERS: Final = 1000
+UNREAD: Final = "the server does not read the answers it asks for"
 
 _Touched = dict[Stream, None]
 

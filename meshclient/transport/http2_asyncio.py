@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.asyncio_shell import NotWrittenError
 from meshclient.transport.http1_request import SMALL_BODY, EncodedRequest
-from meshclient.transport.http2 import MAX_UNREAD_ANSWERS, Http2Core
+from meshclient.transport.http2 import MAX_UNREAD_ANSWERS, UNREAD, Http2Core
 from meshclient.transport.http2_exchange import Exchange
 from meshclient.transport.http2_request import header_list
 from meshclient.transport.http2_stream import Stream, protocol_error
@@ -232,7 +232,7 @@ class Http2Connection(asyncio.Protocol):
         if core.broken is not None:
             self._end(core.broken, None)
         elif self._paused and core.answered - self._answered > MAX_UNREAD_ANSWERS:
-            self._end(protocol_error("the server does not read what it asked for"), None)
+            self._end(protocol_error(UNREAD), None)
         elif (limits_changed or core.leaving) and not self.closed:
             self.pool.changed(self, now)
 

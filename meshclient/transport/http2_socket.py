@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meshclient.model.outcome import ResetReason
 from meshclient.transport.http1_request import CHUNKED, EncodedRequest
-from meshclient.transport.http2 import Http2Core
+from meshclient.transport.http2 import MAX_UNREAD_ANSWERS, UNREAD, Http2Core
 from meshclient.transport.http2_request import header_list
 from meshclient.transport.http2_socket_response import SyncHttp2Response, SyncHttp2Whole
-from meshclient.transport.http2_stream import Stream, Unprocessed, no_streams
+from meshclient.transport.http2_stream import Stream, Unprocessed, no_streams, protocol_error
 from meshclient.transport.interface import (
     InvalidRequest,
     SyncWireResponse,
@@ -183,6 +183,7 @@ class SyncHttp2Connection:
         """Write what is due, and read what comes meanwhile: the peer may stop reading
         until somebody takes what it sends."""
         view = memoryview(self.core.outgoing())
+        answered = self.core.answered
         while view:
             try:
                 sent = self.sock.send(view[:_WRITE])
@@ -195,6 +196,8 @@ class SyncHttp2Connection:
                     raise timeout_error(kind, True) from None
                 if self.readiness.readable():
                     self._take_in()
+                    if self.core.answered - answered > MAX_UNREAD_ANSWERS:
+                        raise protocol_error(UNREAD) from None
                     view = memoryview(bytes(view) + self.core.outgoing())
             except OSError as error:
                 raise self._terminated() from error

@@ -150,27 +150,29 @@ def test_a_cookie_is_made_and_brings_its_caller_back(form: str) -> None:
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_functions_are_hashed_by_what_their_caller_put_into_the_context(how: str) -> None:
     settings = {"policy": "maglev", "hash_on": {"context": "tenant"}}
-    with servers("abc") as running:
-        with Mesh.from_documents(native(running, load_balancing=settings)) as mesh:
+    with (
+        servers("abc") as running,
+        Mesh.from_documents(native(running, load_balancing=settings)) as mesh,
+    ):
 
-            @mesh.call(HOST)
-            def blocking(endpoint: Any = None) -> int:
-                return int(endpoint.port)
+        @mesh.call(HOST)
+        def blocking(endpoint: Any = None) -> int:
+            return int(endpoint.port)
 
-            @mesh.call(HOST)
-            async def loop(endpoint: Any = None) -> int:
-                return int(endpoint.port)
+        @mesh.call(HOST)
+        async def loop(endpoint: Any = None) -> int:
+            return int(endpoint.port)
 
-            def ports() -> list[int]:
-                found = []
-                for tenant in [f"t{n}" for n in range(20)] * 2:
-                    with meshclient.context.values({"tenant": tenant}):
-                        found.append(blocking() if how == "sync" else asyncio.run(loop()))
-                return found
+        def ports() -> list[int]:
+            found = []
+            for tenant in [f"t{n}" for n in range(20)] * 2:
+                with meshclient.context.values({"tenant": tenant}):
+                    found.append(blocking() if how == "sync" else asyncio.run(loop()))
+            return found
 
-            found = ports()
-            with meshclient.context.values({"tenant": "t3"}):
-                same = set(asked(mesh, "sync", [{}] * 4))
+        found = ports()
+        with meshclient.context.values({"tenant": "t3"}):
+            same = set(asked(mesh, "sync", [{}] * 4))
     assert found[:20] == found[20:]
     assert set(found) == {server.port for server in running}
     assert same == {"abc"[[server.port for server in running].index(found[3])]}

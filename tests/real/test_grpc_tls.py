@@ -164,7 +164,7 @@ def test_new_certificates_serve_the_next_connection(authority, tmp_path, monkeyp
             assert who(b"", timeout=10, wait_for_ready=True) == b"secure"
 
 
-def test_the_relay_is_this_users_alone_and_goes_with_the_mesh(authority):
+def test_the_relay_is_this_users_alone_and_goes_with_the_mesh(authority, caplog):
     with _server(authority, "DNS:orders") as server:
         tls = {"mode": "simple", "ca": authority.ca}
         mesh = meshclient.Mesh.from_documents([policy(server, tls=tls)])
@@ -174,3 +174,14 @@ def test_the_relay_is_this_users_alone_and_goes_with_the_mesh(authority):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         mesh.close()
         assert not folder.exists()
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_large_messages_pass_both_ways_while_nobody_reads(dial, authority):
+    """More than any buffer holds: the relay waits with its reader."""
+    with _server(authority, "DNS:orders") as server:
+        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        tls = {"mode": "simple", "ca": authority.ca}
+        caller = dial(server, tls, options=options)
+        messages = [bytes([number]) * 2_000_000 for number in range(8)]
+        assert caller.chat(messages) == messages

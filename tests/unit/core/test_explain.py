@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from core_support import call_of, cluster, counts, endpoints, head, host_of, plane_of, status, to
 
 from meshclient import Mesh
+from meshclient.errors import NoHealthyEndpoint
 from meshclient.explain import explain
 from meshclient.model.cluster import ClusterPolicy, LoadBalancing, TlsSettings
 from meshclient.model.endpoint import Endpoint, OriginalDestination
@@ -419,3 +421,46 @@ def test_filters_say_what_they_do():
         "fault: 2 s delay for 10 % of the calls, fault: abort with 503 for 0.0001 % of the calls"
     ]
     assert "before the call:\n  fault: 2 s delay" in str(found)
+
+
+def with_settings(**fields):
+    return ClusterPolicy(LoadBalancing("round_robin", **fields))
+
+
+def test_a_route_that_asks_for_labels_says_who_carries_them():
+    from meshclient.model.load_balancing import SubsetSelection, SubsetSelector
+
+    selection = SubsetSelection((SubsetSelector(("v",)),))
+    members = [Endpoint(f"10.0.0.{n}", 80, labels=(("v", str(n)),)) for n in (1, 2)]
+    one = replace(cluster(policy=with_settings(subsets=selection)), endpoints=tuple(members))
+    found = plane_of(to(subset=(("v", "2"),)), one)
+    assert "subset v=2 -> 10.0.0.2:80" in str(explain(found, head()))
+    absent = plane_of(to(subset=(("v", "3"),)), one)
+    assert "there is no subset v=3: the fallback_policy decides" in str(explain(absent, head()))
+    with pytest.raises(NoHealthyEndpoint, match=r"nobody of the subset v=3 .* no fallback"):
+        call_of(absent).next_attempt(0.0)
+    assert "no labels asked for" in str(explain(plane_of(to(), one), head()))
+
+
+def test_a_session_says_where_it_is_and_what_becomes_of_a_lost_one():
+    from base64 import b64encode
+
+    from meshclient.model.load_balancing import StatefulSession
+
+    session = StatefulSession("header", "x-home", strict=True)
+    plane = plane_of(to(), cluster(count=2, policy=with_settings(session=session)))
+    home = plane.clusters["a"].states[1].key
+
+    def asking(where):
+        return head(headers=[("x-home", b64encode(where.encode()).decode())])
+
+    assert f"session -> {home}" in str(explain(plane, asking(home)))
+    assert "the session is strict: 503" in str(explain(plane, asking("10.9.9.9:1")))
+    with pytest.raises(NoHealthyEndpoint, match="the endpoint of the session is gone"):
+        call_of(plane, asking("10.9.9.9:1")).next_attempt(0.0)
+    assert "session" not in str(explain(plane, head()))
+
+
+def test_an_empty_cluster_is_not_called_unhealthy():
+    with pytest.raises(NoHealthyEndpoint, match="it has no endpoints"):
+        call_of(plane_of(to(), cluster(count=0))).next_attempt(0.0)
