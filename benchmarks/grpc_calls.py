@@ -2,8 +2,8 @@
 
 ``python benchmarks/grpc_calls.py [--calls N] [--rounds N]``: three servers in a process of
 their own, the two clients in turns, the median of the rounds. CPU is that of the client's
-process (its gRPC threads included) per call. ``--tls`` compares mutual TLS: grpcio's own
-against the mesh's, which goes through its relay.
+process (its gRPC threads included) per call. ``--tls`` compares mutual TLS;
+``--tls spiffe`` has the mesh check an identity, for which it needs its relay.
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ class Clients:
         return grpc.aio.secure_channel(self._target, self._credentials, self._options)
 
 
+IDENTITY = "spiffe://cluster.local/ns/prod/sa/orders"
 NAMES = ("grpcio round_robin", "meshclient")
 
 
@@ -239,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--tls", nargs="?", const="plain", choices=("plain", "spiffe"))
     parser.add_argument("--serve", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
@@ -251,10 +252,12 @@ def main() -> None:
             from tls_support import Authority
 
             authority = Authority(Path(folder))
-            certificate, key = authority.issue("DNS:orders")
+            certificate, key = authority.issue(f"DNS:orders,URI:{IDENTITY}")
             words = [certificate, key, authority.ca]
             client = authority.issue("URI:spiffe://cluster.local/ns/prod/sa/web")
             tls = {"mode": "mutual", "ca": authority.ca, "certificate": client[0], "key": client[1]}
+            if options.tls == "spiffe":
+                tls["subject_alt_names"] = [IDENTITY]
         command = [sys.executable, __file__, "--serve", *words]
         servers = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -211,7 +211,11 @@ class CallRecord:
     def _reset(self, kind: type[errors.CallError], what: str, outcome: Outcome) -> errors.CallError:
         """An error for a reset, with its cause and Envoy's flag for it."""
         cause = " ".join(str(outcome.error or "").split())
-        error = self._fail(kind, f"{what}: {cause}" if cause else what)
+        where = ""
+        if outcome.reset is ResetReason.OVERFLOW and self.cluster is not None:
+            sources = self.cluster.cluster.sources
+            where = sources[-1].cited if sources else ""
+        error = self._fail(kind, (f"{what}: {cause}" if cause else what) + where)
         error.__cause__ = outcome.error
         if outcome.reset in RESET_FLAGS:
             error.flag = RESET_FLAGS[outcome.reset]

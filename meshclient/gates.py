@@ -122,7 +122,10 @@ def closed_ahead(call: Call, cluster: ClusterState, at: float) -> str:
     route = call.route
     for breaker in (cluster.breaker, None if route is None else route.breaker):
         if breaker is not None and breaker.refuses(at):
-            return f"not repeated: the breaker of {breaker.scope} is {breaker.state}"
+            shown = breaker.describe(at)
+            why = shown.get("reason") or "closed meanwhile"
+            where = f"  [{shown['document']}]" if shown["document"] else ""
+            return f"not repeated: the breaker of {breaker.scope} is {breaker.state} ({why}){where}"
     return ""
 
 

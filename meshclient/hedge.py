@@ -137,6 +137,11 @@ class Hedge:
         self._timers.ended(attempt)
         self.call.lost(attempt, now)
 
+    def repeat(self, attempt: Attempt, now: float) -> None:
+        """A try that the server has not looked at: another in its place, at nobody's expense."""
+        self.forget(attempt, now)
+        self._plan_retry(now, None)
+
     def end(self, now: float) -> None:
         """The call is over: nothing that still runs counts any more. Idempotent."""
         awaiting, self.awaiting = self.awaiting, []
@@ -195,8 +200,12 @@ class Hedge:
             call.notes = (*call.notes, "not hedged: nothing is free to run a further try")
             return None
         entered, call._entered = call._entered, None  # a refusal is not the end of the call
+        slow = self.awaiting[0] if self.awaiting else None
         try:
-            return self._open(now)
+            attempt = self._open(now)
+            if slow is not None:
+                call.note(_hedged(attempt, slow, now))
+            return attempt
         except CallError as refused:
             call.error = None
             call.notes = (*call.notes, f"not hedged: {refused}")
@@ -224,7 +233,7 @@ class Hedge:
         assert cluster is not None
         assert lane is not None
         if not spend_retry(retry, lane.limiter, LaneLoad(cluster, lane), now):
-            call.notes = (*call.notes, retry.note)
+            call.note(retry.note)
             if at_timeout:
                 call._extra_flags = (*call._extra_flags, retry.flag)
             return
@@ -241,6 +250,15 @@ class Hedge:
 
 def _first(retry: tuple[float, Attempt | None]) -> float:
     return retry[0]
+
+
+def _hedged(attempt: Attempt, slow: Attempt, now: float) -> str:
+    """Why ``attempt`` begins, for the report."""
+    waited_ms = (now - slow.started) * 1000
+    return (
+        f"hedged: try {attempt.number} beside try {slow.number}, "
+        f"which had no response head after {waited_ms:.0f} ms"
+    )
 
 
 def _one_each(call: Call) -> RetryPolicy:

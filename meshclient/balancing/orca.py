@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 
 from meshclient.model.headers import HeaderMap
+from meshclient.model.protobuf import fields
 
 HEADER = "endpoint-load-metrics"
 BINARY_HEADER = "endpoint-load-metrics-bin"
@@ -235,43 +236,11 @@ def _double(value: int | bytes) -> float:
 
 
 def _fields(message: bytes) -> list[tuple[int, int | bytes]]:
-    """Field numbers and raw values of a protocol buffer, in order. Raises :class:`Malformed`.
-
-    Varints come as int, everything else as bytes; groups are refused.
-    """
-    found: list[tuple[int, int | bytes]] = []
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == 0:
-            number, at = _varint(message, at)
-            found.append((tag >> 3, number))
-            continue
-        if kind == 2:
-            size, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise Malformed("the protocol buffer has an unknown wire type")
-        if size > end - at:
-            raise Malformed("the protocol buffer is cut off")
-        found.append((tag >> 3, message[at : at + size]))
-        at += size
-    return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise Malformed("the protocol buffer is cut off")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise Malformed("a number of the protocol buffer has more than ten bytes")
+    """Field numbers and raw values of a protocol buffer. Raises :class:`Malformed`."""
+    try:
+        return list(fields(message))
+    except ValueError as error:
+        raise Malformed(f"the protocol buffer: {error}") from None
 
 
 _READERS: dict[str, Callable[[str], LoadReport]] = {

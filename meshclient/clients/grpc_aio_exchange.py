@@ -18,6 +18,7 @@ from meshclient.clients.grpc_rpc import Answered, Rpc
 from meshclient.model.outcome import ResetReason
 
 if TYPE_CHECKING:
+    from meshclient.clients.grpc_aio_race import AioRace
     from meshclient.clients.grpc_aio_replay import AioReplayStream
     from meshclient.clients.grpc_subchannels import Profile, Sub, SubPool
 
@@ -37,6 +38,7 @@ class AioExchange:
         "_own",
         "_pool",
         "_profile",
+        "_race",
         "_start",
         "_sub",
         "_timer",
@@ -75,6 +77,7 @@ class AioExchange:
         self._own: ResetReason | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
+        self._race: AioRace | None = None
 
     # -- tries -----------------------------------------------------------------------
 
@@ -91,6 +94,8 @@ class AioExchange:
                 return
             self._own = None
             assert rpc.attempt is not None
+            if rpc.call.hedge is not None and self._has_more():
+                return
             sub = self._pool.take(rpc.call, rpc.attempt, self._profile)
             self.inner = inner = self._start(sub, rpc)
         except Exception as error:
@@ -104,6 +109,17 @@ class AioExchange:
         inner.add_done_callback(self._done)
         if rpc.head_limit_s is not None and rpc.whole:
             self.watch_head()
+
+    def _has_more(self) -> bool:
+        """Send the copies of the call; whether several tries may run, which go their own way."""
+        from meshclient.clients.grpc_aio_race import AioRace
+        from meshclient.clients.grpc_mirror import send_copies
+
+        send_copies(self.rpc, self._start, self._pool, self._profile, self.loop)
+        if self.rpc.hedged:
+            self._race = AioRace(self)
+            self._race.go(prepared=True)
+        return self.rpc.hedged
 
     def _cannot(self, error: Exception) -> None:
         rpc = self.rpc
@@ -221,6 +237,8 @@ class AioExchange:
             self._timer.cancel()
         self.was_cancelled = True
         self.rpc.abandon()
+        if self._race is not None:
+            self._race.call_off()
         self._finish(cancelled(self.rpc.call, False))
 
     # -- waiting -----------------------------------------------------------------------

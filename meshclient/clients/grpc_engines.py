@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from meshclient.clients.grpc_relay import Relay
-from meshclient.clients.grpc_subchannels import Profile, SubPool
+from meshclient.clients.grpc_subchannels import SubPool
 from meshclient.clients.grpc_timer import Timer
 from meshclient.transport.interface import Target
 
@@ -187,16 +187,16 @@ class GrpcAioEngine(_Engine):
         self._closing = set()
 
 
-def _sync_channel(address: str, options: Any, profile: Profile) -> Any:
-    if profile.credentials is not None:
-        return grpc.secure_channel(address, profile.credentials, options, profile.compression)
-    return grpc.insecure_channel(address, options, profile.compression)
+def _sync_channel(address: str, options: Any, credentials: Any, compression: Any) -> Any:
+    if credentials is not None:
+        return grpc.secure_channel(address, credentials, options, compression)
+    return grpc.insecure_channel(address, options, compression)
 
 
-def _aio_channel(address: str, options: Any, profile: Profile) -> Any:
-    if profile.credentials is not None:
-        return grpc.aio.secure_channel(address, profile.credentials, options, profile.compression)
-    return grpc.aio.insecure_channel(address, options, profile.compression)
+def _aio_channel(address: str, options: Any, credentials: Any, compression: Any) -> Any:
+    if credentials is not None:
+        return grpc.aio.secure_channel(address, credentials, options, compression)
+    return grpc.aio.insecure_channel(address, options, compression)
 
 
 __all__ = ["GrpcAioEngine", "GrpcEngine", "SubchannelStats"]

@@ -128,7 +128,7 @@ class Rpc(RpcStart):
         attempt.close(now)
         if push_s is None:
             return delay_s
-        delay_s = call._within_deadline(push_s, now)
+        delay_s = call._within_deadline(push_s, now, outcome)
         return self._give_up(attempt, now) if delay_s is None else delay_s
 
     def _ask_buffer(self, call: Call, buffer: Buffer) -> None:

@@ -7,6 +7,7 @@ grpc is not imported.
 from __future__ import annotations
 
 from base64 import b64decode
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meshclient import errors
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from meshclient.clients.grpc_target import Dialled
     from meshclient.clients.questions import Asking
     from meshclient.clients.runtime import Runtime
+    from meshclient.hedge import Hedge
 
 _BASE: RawHeaders = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 #: Lines of the head that are no metadata: gRPC writes them itself, or has no place for them.
@@ -60,6 +62,7 @@ class RpcStart:
         "error",
         "give_up_at",
         "head_limit_s",
+        "hedged",
         "limit_s",
         "metadata",
         "over",
@@ -99,6 +102,8 @@ class RpcStart:
         self.settled = False
         self.over = False
         self.error: errors.CallError | None = None
+        #: Several tries may run at once: a race carries the call from here.
+        self.hedged = False
         self._held = False
         self._asking: Asking | None = None
         self._resent = False
@@ -159,7 +164,9 @@ class RpcStart:
         if self._runtime.closed:
             self._runtime.current()
         try:
-            self.attempt = attempt = call.next_attempt(now)
+            hedge = call.hedge
+            first = call.next_attempt if hedge is None else partial(self._first_of, hedge)
+            self.attempt = attempt = first(now)
         except errors.CallError as error:
             pause_s = self._pause(error, now)
             if pause_s is None:
@@ -168,6 +175,21 @@ class RpcStart:
         self.settled = False
         self._prepare(attempt, now)
         return 0.0
+
+    def _first_of(self, hedge: Hedge, now: float) -> Attempt:
+        """The next try of a call that has copies, or may have several tries at once."""
+        call = self.call
+        if not hedge.armed or call.attempts:
+            return call.next_attempt(now)
+        if not self.whole or self.streams:
+            hedge.disarm("only unary gRPC calls are")
+        elif self.wait_for_ready:
+            hedge.disarm("the caller waits for an endpoint")
+        else:
+            attempt = hedge.begin(now)
+            self.hedged = True
+            return attempt
+        return call.next_attempt(now)
 
     def _hold(self, call: Call, now: float) -> float:
         """Seconds that the filters want it held; 0.0: they are through with it."""

@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Collection, Hashable
 from typing import TYPE_CHECKING, Any
 
+from meshclient.clients.grpc_tls import PlainTls, is_plain
 from meshclient.clients.http_common import _wire_target
 from meshclient.transport.interface import Target
 from meshclient.transport.tls import TlsIdentity
+from meshclient.transport.tls_context import RotatingContext
 from meshclient.transport.tls_policy import TWICE, context_for, server_name
+from meshclient.transport.tls_source import IdentityError
 
 if TYPE_CHECKING:
     from meshclient.attempt import Attempt
@@ -67,10 +70,12 @@ class Profile:
 class Sub:
     """One grpcio channel and the calls on it. ``active`` belongs to the pool's lock."""
 
-    __slots__ = ("active", "channel", "created", "retired", "target", "used_at")
+    __slots__ = ("active", "channel", "created", "credentials", "retired", "target", "used_at")
 
-    def __init__(self, channel: Any, target: Target, now: float) -> None:
+    def __init__(self, channel: Any, target: Target, now: float, credentials: Any = None) -> None:
         self.channel = channel
+        #: Of the policy's TLS settings, where grpcio itself speaks TLS.
+        self.credentials = credentials
         self.target = target
         self.active = 0
         self.created = now
@@ -84,7 +89,8 @@ class Sub:
 class SubPool:
     """The sub-channels of one colour (and, for asyncio, one loop). Thread-safe.
 
-    ``make(address, options, profile)`` gives a new grpcio channel, ``end`` closes one.
+    ``make(address, options, credentials, compression)`` gives a new grpcio channel, ``end``
+    closes one.
     """
 
     def __init__(
@@ -93,6 +99,7 @@ class SubPool:
         self._make = make
         self._end = end
         self._relay = relay
+        self._tls = PlainTls()
         self._lock = threading.Lock()
         self._subs: dict[Hashable, Sub] = {}
         self._retired: set[Sub] = set()
@@ -111,12 +118,13 @@ class SubPool:
     ) -> Sub:
         """The sub-channel to an endpoint, counted in. Raises :class:`Refused`."""
         target = self._target_of(cluster, state, authority, profile)
+        own = None if target.tls is None else self._credentials(cluster, target.tls)
         key = (target, authority, profile)
         now = time.monotonic()
         with self._lock:
             sub = self._subs.get(key)
-            if sub is None or self._is_old(sub, now):
-                sub = self._replace_locked(key, now)
+            if sub is None or self._is_old(sub, now) or sub.credentials is not own:
+                sub = self._replace_locked(key, now, own)
             sub.active += 1
             sub.used_at = now
         return sub
@@ -163,7 +171,18 @@ class SubPool:
         longest_s = sub.target.options.max_duration_s
         return longest_s is not None and now - sub.created > longest_s
 
-    def _replace_locked(self, key: Any, now: float) -> Sub:
+    def _credentials(self, cluster: ClusterState, identity: TlsIdentity) -> Any:
+        """grpcio's own, where they honour the policy; None: the relay's business."""
+        tls = cluster.cluster.policy.tls
+        if tls is None or not is_plain(tls):
+            return None
+        assert isinstance(identity.context, RotatingContext)
+        try:
+            return self._tls.credentials(identity.context)
+        except IdentityError as error:
+            raise Refused(str(error)) from error
+
+    def _replace_locked(self, key: Any, now: float, own: Any) -> Sub:
         if self.closed:
             raise Refused("the mesh is closed")
         target, authority, profile = key
@@ -171,9 +190,14 @@ class SubPool:
         if old is not None:
             self._retire_locked(old)
         self._make_room_locked(now)
-        address = self._relay().address_of(target) if target.tls else _address(target)
-        channel = self._make(address, _options(target, authority, profile), profile)
-        sub = self._subs[key] = Sub(channel, target, now)
+        relayed = target.tls is not None and own is None
+        address = self._relay().address_of(target) if relayed else _address(target)
+        options = _options(target, authority, profile)
+        if own is not None and target.tls is not None:
+            options.append(("grpc.ssl_target_name_override", target.tls.server_hostname))
+        credentials = profile.credentials if own is None else own
+        channel = self._make(address, options, credentials, profile.compression)
+        sub = self._subs[key] = Sub(channel, target, now, own)
         return sub
 
     def _make_room_locked(self, now: float) -> None:

@@ -21,6 +21,7 @@ from meshclient.model.outcome import ResetReason
 if TYPE_CHECKING:
     from meshclient.clients.grpc_engines import GrpcEngine
     from meshclient.clients.grpc_subchannels import Profile, Sub
+    from meshclient.clients.grpc_sync_race import SyncRace
 
 _log = logging.getLogger("meshclient.grpc")
 _OK = grpc.StatusCode.OK
@@ -56,6 +57,7 @@ class Exchange:
         self._apart = apart
         self._on_answer = on_answer
         self._own: ResetReason | None = None
+        self._race: SyncRace | None = None
 
     # -- tries -----------------------------------------------------------------------
 
@@ -73,21 +75,40 @@ class Exchange:
                     return
                 assert rpc.attempt is not None
                 self._own = None
-                sub = self._engine.pool.take(rpc.call, rpc.attempt, self._profile)
-                inner = self._start(sub, rpc)
+                if rpc.call.hedge is not None:
+                    self._send_copies()
+                if not rpc.hedged:
+                    sub = self._engine.pool.take(rpc.call, rpc.attempt, self._profile)
+                    inner = self._start(sub, rpc)
             except Exception as error:
                 if sub is not None:
                     self._engine.pool.give_back(sub)
                 self._cannot_locked(error)
             else:
-                self.inner = inner
-                self.condition.notify_all()
+                if not rpc.hedged:
+                    self.inner = inner
+                    self.condition.notify_all()
         if self.final:
             self._tell()
+            return
+        if rpc.hedged:
+            self.race()
             return
         if rpc.head_limit_s is not None and rpc.whole:
             self.watch_head(inner)
         inner.add_done_callback(partial(self._done, sub))
+
+    def _send_copies(self) -> None:
+        from meshclient.clients.grpc_mirror import send_copies
+
+        send_copies(self.rpc, self._start, self._engine.pool, self._profile)
+
+    def race(self) -> None:
+        """Go on with several tries at once; the first of them is prepared."""
+        from meshclient.clients.grpc_sync_race import SyncRace
+
+        self._race = SyncRace(self)
+        self._race.go(prepared=True)
 
     def _cannot_locked(self, error: Exception) -> None:
         rpc = self.rpc
@@ -193,6 +214,8 @@ class Exchange:
             self._finish_locked(cancelled(self.rpc.call, True))
         if inner is not None:
             inner.cancel()
+        if self._race is not None:
+            self._race.call_off()
         self._tell()
         return True
 

@@ -12,6 +12,7 @@ import grpc
 
 from meshclient import errors
 from meshclient.clients.grpc_errors import answered, rpc_error
+from meshclient.clients.grpc_mirror import send_copies
 from meshclient.clients.grpc_replay import ReplayStream
 from meshclient.clients.grpc_rpc import Answered, Rpc
 from meshclient.clients.grpc_sync_call import EndedCall, MeshCall
@@ -132,15 +133,35 @@ class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[
         compression: Any = None,
     ) -> Any:
         rpc = self._rpc(metadata, timeout, wait_for_ready, True, False)
+        exchange = self._launch(rpc, self._starter(request, credentials, compression), False)
+        exchange.launch()
+        return MeshCall(exchange, False)
 
+    def _starter(self, request: Any, credentials: Any, compression: Any) -> Any:
         def start(sub: Sub, rpc: Rpc) -> Any:
             return self.on(sub).future(
                 request, rpc.limit_s, rpc.metadata, credentials, False, compression
             )
 
+        return start
+
+    def _raced(self, rpc: Rpc, start: Any) -> tuple[Any, Any]:
+        """Several tries at once, on grpcio's own threads, while the caller waits."""
         exchange = self._launch(rpc, start, False)
-        exchange.launch()
-        return MeshCall(exchange, False)
+        try:
+            exchange.race()
+            exchange.wait(None)
+        except BaseException:
+            exchange.cancel()
+            raise
+        if exchange.error is not None:
+            raise exchange.error
+        inner = exchange.inner
+        try:
+            return inner.result(), inner
+        except grpc.RpcError as error:
+            error.report = rpc.report  # type: ignore[attr-defined]
+            raise
 
     def _run(
         self, rpc: Rpc, request: Any, credentials: Any, compression: Any, with_call: bool
@@ -153,6 +174,11 @@ class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[
                 while wait_s > 0.0:
                     runtime.sleep(wait_s)
                     wait_s = rpc.proceed()
+                if rpc.call.hedge is not None:
+                    start = self._starter(request, credentials, compression)
+                    send_copies(rpc, start, self._channel.engine.pool, self._channel.profile)
+                    if rpc.hedged:
+                        return self._raced(rpc, start)
                 response, inner, delay_s = self._try(
                     rpc, request, credentials, compression, with_call
                 )

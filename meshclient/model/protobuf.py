@@ -26,7 +26,8 @@ def bytes_field(number: int, value: bytes) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field: an int (varint and fixed) or bytes.
+    """Number and value of each field: an int for a varint, else the raw bytes (8 or 4 of
+    them, little-endian, for a fixed number).
 
     Raises ValueError for what is no protobuf message. What it makes is never larger than
     ``message``.
@@ -43,7 +44,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             value, at = message[at : at + size], at + size
         elif kind in (_I64, _I32):
             size = 8 if kind == _I64 else 4
-            value, at = int.from_bytes(message[at : at + size], "little"), at + size
+            value, at = message[at : at + size], at + size
         else:
             raise ValueError("not a protobuf message")
         if at > end or not number:

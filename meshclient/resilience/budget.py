@@ -138,6 +138,17 @@ class RetryLimiter:
         with self._lock:
             return self._limit_locked(active_requests, now)
 
+    def refusal(self, active_requests: int, now: float) -> str:
+        """Why :meth:`try_acquire` gave no permit, with its numbers."""
+        active, budget = self._active, self._budget
+        why = f"the cluster has as many retries under way as it allows: {active} of "
+        if budget is None:
+            return f"{why}max_retries {self._max_retries}"
+        return (
+            f"{why}{self.limit(active_requests, now)} (budget: {budget.percent:g} % of "
+            f"the requests, at least {budget.min_concurrency})"
+        )
+
     def _limit_locked(self, active_requests: int, now: float) -> int:
         budget = self._budget
         if budget is None:

@@ -68,8 +68,9 @@ def spend_retry(retry: RetryState, limiter: RetryLimiter, load: Load | None, now
         retry.note, retry.flag = "not hedged: all retries are used up", "URX"
         return False
     retry.remaining -= 1
-    if not limiter.try_acquire(0 if load is None else load.active_requests, now):
-        retry.note = "not hedged: the cluster has as many retries under way as it allows"
+    active = 0 if load is None else load.active_requests
+    if not limiter.try_acquire(active, now):
+        retry.note = f"not hedged: {limiter.refusal(active, now)}"
         retry.flag = "UO"
         return False
     retry.held = True

@@ -64,6 +64,16 @@ class RateBudgetLimiter(RetryLimiter):
             self._retries.advance(now)
             return int(self.budget.percent * (self._requests.total + self._retries.total) / 100)
 
+    def refusal(self, active_requests: int, now: float) -> str:  # noqa: ARG002
+        budget = self.budget
+        with self._lock:
+            retries, requests = self._retries.total, self._requests.total
+        return (
+            f"the retry budget is spent: {retries} retries beside {requests} requests in "
+            f"{budget.interval_s:g} s ({budget.percent:g} %, and {budget.min_count} "
+            f"in {budget.min_interval_s:g} s besides)"
+        )
+
     def __repr__(self) -> str:
         return f"<RateBudgetLimiter active={self._active} {self.budget}>"
 

@@ -121,8 +121,9 @@ class RetryState:
         if self.note:
             return None
         if sent or not limiter.spares_unsent:
-            if not limiter.try_acquire(0 if load is None else load.active_requests, now):
-                self._refuse("the cluster has as many retries under way as it allows", "UO")
+            active = 0 if load is None else load.active_requests
+            if not limiter.try_acquire(active, now):
+                self._refuse(limiter.refusal(active, now), "UO")
                 return None
             self.held = True
         if wait_s is None:
@@ -141,7 +142,7 @@ class RetryState:
         """Why ``outcome`` is repeated after ``wait_s``, in words. Right after :meth:`decide`."""
         what = outcome.reset.value if outcome.reset else f"status {outcome.status}"
         rule = self._conditions.covering(outcome, self._sent)
-        by = "the retry strategy wants it" if self._wished else f"{rule or 'the policy'} covers it"
+        by = "wanted by the retry strategy" if self._wished else f"covered by {rule}"
         number = self.policy.num_retries - self.remaining
         return (
             f"retry {number} of {self.policy.num_retries} "

@@ -107,6 +107,13 @@ class TokenBudgetLimiter(RetryLimiter):
         with self._lock:
             return max(0, self._balance.at(now)) // self._withdrawal
 
+    def refusal(self, active_requests: int, now: float) -> str:  # noqa: ARG002
+        budget = self.budget
+        return (
+            f"the retry budget is spent ({budget.ratio:g} for each answer of the last "
+            f"{budget.ttl_s:g} s, {budget.min_per_second:g} per second besides)"
+        )
+
     def __repr__(self) -> str:
         return f"<TokenBudgetLimiter active={self._active} {self.budget}>"
 

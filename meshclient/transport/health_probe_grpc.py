@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from meshclient.model.check_result import PASSED, CheckResult
+from meshclient.model.protobuf import bytes_field, fields
 from meshclient.transport.health_probe import EngineProbe
 from meshclient.transport.health_probe_http import first_bytes, request_headers
 from meshclient.transport.interface import Headers, Target, WireRequest
@@ -58,7 +59,7 @@ class GrpcProbe(EngineProbe):
 def request_message(service: str) -> bytes:
     """``HealthCheckRequest``: field 1, the name; absent when it is empty."""
     name = service.encode("utf-8")
-    return b"\x0a" + _varint(len(name)) + name if name else b""
+    return bytes_field(1, name) if name else b""
 
 
 def framed(message: bytes) -> bytes:
@@ -115,46 +116,11 @@ def serving_status(body: bytes) -> int:
 
 def _status_field(message: bytes) -> int:
     """Field 1 of a protobuf message; unknown fields are skipped, the last one counts."""
-    found, at = 0, 0
-    while at < len(message):
-        key, at = _read_varint(message, at)
-        wire_type = key & 7
-        if wire_type == 0:
-            value, at = _read_varint(message, at)
-            if key >> 3 == 1:
-                found = value
-        elif wire_type == 2:
-            length, at = _read_varint(message, at)
-            at += length
-        elif wire_type in (1, 5):
-            at += 8 if wire_type == 1 else 4
-        else:
-            raise ValueError("not a protobuf message")
-        if at > len(message):
-            raise ValueError("half a protobuf message")
+    found = 0
+    for number, value in fields(message):
+        if number == 1 and isinstance(value, int):
+            found = value
     return found
-
-
-def _varint(value: int) -> bytes:
-    written = bytearray()
-    while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
-        value >>= 7
-    written.append(value)
-    return bytes(written)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("half a protobuf message")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("not a protobuf number")
 
 
 __all__ = ["SERVING", "GrpcProbe", "framed", "judge", "request_message", "serving_status"]

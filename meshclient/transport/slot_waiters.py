@@ -27,6 +27,8 @@ from meshclient.transport.slots import ConnectionSlots
 def too_many_pending(target: Target) -> WireError:
     """Envoy's pending overflow."""
     message = f"too many requests wait for a connection to the cluster of {target}"
+    if target.connections is not None:
+        message += f" (max_pending_requests {target.connections.max_pending})"
     return WireError(ResetReason.OVERFLOW, False, message)
 
 

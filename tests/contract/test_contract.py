@@ -53,11 +53,15 @@ def _differences(seen: Observed, expected: Expected) -> Iterator[str]:
             yield f"{name} is {getattr(seen, name)!r}, not {getattr(expected, name)!r}"
     if expected.body is not None and seen.body != expected.body:
         yield f"body is {seen.body[:100]!r}, not {expected.body[:100]!r}"
+    retries = [note for note in seen.notes if note.startswith("retry ")]
+    others = [note for note in seen.notes if note not in retries]
+    if len(retries) != max(0, len(seen.attempts) - 1):
+        yield f"not one note for each retry: {retries}"
     if expected.note:
-        if len(seen.notes) != 1 or expected.note not in seen.notes[0]:
-            yield f"notes are {seen.notes}, not one with {expected.note!r}"
-    elif seen.notes:
-        yield f"unexpected notes: {seen.notes}"
+        if len(others) != 1 or expected.note not in others[0]:
+            yield f"notes are {others}, not one with {expected.note!r}"
+    elif others:
+        yield f"unexpected notes: {others}"
     for name, value in expected.headers.items():
         if seen.headers.get(name) != value:
             yield f"header {name} is {seen.headers.get(name)!r}, not {value!r}"

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 #: Program, and what its output must hold. The demo has a target of its own (``make demo``).
 PROGRAMS = {
+    "context.py": "the deadline of the request being handled has passed",
     "quickstart.py": "=> forwarded to greeter",
     "functions.py": "40 of 40 calls answered",
     "grpc_orders.py": "asyncio: 30 of 30 calls answered",

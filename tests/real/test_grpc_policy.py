@@ -354,7 +354,7 @@ def test_no_healthy_endpoint(dial):
     assert (error.code(), error.details()) == (S.UNAVAILABLE, "no healthy upstream")
     assert isinstance(error, errors.NoHealthyEndpoint)
     assert error.report.flags == ("UH",)
-    assert "no healthy endpoint" in error.debug_error_string()
+    assert "cluster orders: it has no" in error.debug_error_string()
 
 
 def test_no_connection(dial):

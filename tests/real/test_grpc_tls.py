@@ -137,7 +137,8 @@ def test_tls_of_the_caller_inside_that_of_the_policy_is_refused(dial, authority)
         assert isinstance(caught.value, errors.SecurityError)
 
 
-def test_new_certificates_serve_the_next_connection(authority, tmp_path, monkeypatch):
+@pytest.mark.parametrize("names", [[], [IDENTITY]], ids=["grpcio", "relay"])
+def test_new_certificates_serve_the_next_connection(authority, tmp_path, monkeypatch, names):
     """The server demands a client certificate; the first one is of a stranger's CA."""
     monkeypatch.setattr(tls_context, "CHECK_S", 0.0)
     stranger = Authority(tmp_path, "stranger").issue("URI:spiffe://x/one")
@@ -150,9 +151,9 @@ def test_new_certificates_serve_the_next_connection(authority, tmp_path, monkeyp
         "ca": authority.ca,
         "certificate": str(files["tls.crt"]),
         "key": str(files["tls.key"]),
-        "subject_alt_names": [IDENTITY],
+        "subject_alt_names": names,
     }
-    with _server(authority, f"URI:{IDENTITY}", mutual=True) as server:
+    with _server(authority, f"DNS:orders,URI:{IDENTITY}", mutual=True) as server:
         mesh = meshclient.Mesh.from_documents([policy(server, tls=tls)])
         with mesh, mesh.grpc_channel("orders") as channel:
             who = channel.unary_unary("/test.Echo/Who")
@@ -166,7 +167,7 @@ def test_new_certificates_serve_the_next_connection(authority, tmp_path, monkeyp
 
 def test_the_relay_is_this_users_alone_and_goes_with_the_mesh(authority, caplog):
     with _server(authority, "DNS:orders") as server:
-        tls = {"mode": "simple", "ca": authority.ca}
+        tls = {"mode": "simple", "ca": authority.ca, "subject_alt_names": ["orders"]}
         mesh = meshclient.Mesh.from_documents([policy(server, tls=tls)])
         mesh.grpc_channel("orders").unary_unary("/test.Echo/Who")(b"")
         relay = mesh._engines.get("grpc").relay()
@@ -177,11 +178,37 @@ def test_the_relay_is_this_users_alone_and_goes_with_the_mesh(authority, caplog)
         assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_large_messages_pass_both_ways_while_nobody_reads(dial, authority):
+@pytest.mark.parametrize("names", [[], ["orders"]], ids=["grpcio", "relay"])
+def test_large_messages_pass_both_ways(dial, authority, names):
     """More than any buffer holds: the relay waits with its reader."""
     with _server(authority, "DNS:orders") as server:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        tls = {"mode": "simple", "ca": authority.ca}
+        tls = {"mode": "simple", "ca": authority.ca, "subject_alt_names": names}
         caller = dial(server, tls, options=options)
         messages = [bytes([number]) * 2_000_000 for number in range(8)]
         assert caller.chat(messages) == messages
+
+
+def test_halves_of_new_files_never_replace_good_ones(authority, tmp_path, monkeypatch):
+    """A certificate without its key is not used, and the calls go on with the old pair."""
+    monkeypatch.setattr(tls_context, "CHECK_S", 0.0)
+    files = {name: tmp_path / name for name in ("tls.crt", "tls.key")}
+    for pair_file, path in zip(authority.issue("DNS:web"), files.values(), strict=True):
+        shutil.copy(pair_file, path)
+    tls = {
+        "mode": "mutual",
+        "ca": authority.ca,
+        "certificate": str(files["tls.crt"]),
+        "key": str(files["tls.key"]),
+    }
+    with _server(authority, "DNS:orders", mutual=True) as server:
+        mesh = meshclient.Mesh.from_documents([policy(server, tls=tls)])
+        with mesh, mesh.grpc_channel("orders") as channel:
+            who = channel.unary_unary("/test.Echo/Who")
+            assert who(b"", timeout=5) == b"secure"
+            shutil.copy(authority.issue("DNS:web")[0], files["tls.crt"])
+            for _ in range(3):
+                assert who(b"", timeout=5) == b"secure"
+            server.stop()
+            server.start()
+            assert who(b"", timeout=5, wait_for_ready=True) == b"secure"

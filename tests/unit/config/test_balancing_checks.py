@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshclient.config import load_documents
+from meshclient.errors import ConfigError
 
 HERE, THERE = "eu/a", "eu/b"
 PLACED = [{"address": "127.0.0.1:1", "locality": HERE}, {"address": "127.0.0.1:2"}]
@@ -137,3 +138,25 @@ def test_a_session_where_the_caller_says_the_endpoint() -> None:
     found = [d for d in config.diagnostics if d.code == "no-effect"]
     assert ["session" in d.message for d in found] == [True]
     assert not any(d.code == "no-effect" for d in load_documents(documents[:1]).diagnostics)
+
+
+@pytest.mark.parametrize("health", ["healthy", "unhealthy", "draining", "degraded"])
+def test_an_endpoint_may_say_how_it_is(health: str) -> None:
+    config = load_documents([{"version": 1, "services": {"a": with_health(health)}}])
+    assert [e.health for e in config.clusters["a"].endpoints] == [health]
+
+
+def with_health(health: str) -> dict[str, Any]:
+    return {"endpoints": [{"address": "127.0.0.1:1", "health": health}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        (with_health("draning"), 'did you mean "draining"'),
+        ({"dns": [{"address": "a.test:80", "health": "draining"}]}, "belongs to an endpoint"),
+    ],
+)
+def test_a_health_that_cannot_be_is_refused(fields: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError, match=part):
+        load_documents([{"version": 1, "services": {"a": fields}}])

@@ -99,7 +99,10 @@ def test_a_retry_that_the_breaker_would_refuse_is_not_waited_for():
     assert delay_s is None
     assert call.error is None, "the response passes"
     assert call.flags == ("UO",)
-    assert call.notes == ("not repeated: the breaker of service a is open",)
+    assert call.notes == (
+        "not repeated: the breaker of service a is open (consecutive_failures)  "
+        "[policy.yaml:7 (reviews)]",
+    )
     assert counts(plane) == 0
 
 

@@ -286,7 +286,7 @@ def test_another_layer_is_told_of_once_per_cluster(headers, inbound_attempt, wor
     first = play(inbound, [status(503, headers), status(200)], plane)
     assert any(words in note for note in first.notes)
     second = play(inbound, [status(503, headers), status(200)], plane)
-    assert second.notes == ()
+    assert not any(words in note for note in second.notes)
     assert [(type(e), e.cluster) for e in events] == [(RetryLayerFound, "a")]
     assert words in events[0].evidence
 

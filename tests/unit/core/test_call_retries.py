@@ -56,7 +56,11 @@ def test_used_up_retries_leave_the_last_response_and_urx():
     played = play(to(retry=RETRY), [503, 503, 502])
     assert (played.status, played.error) == (502, None)
     assert played.report.flags == ("URX",)
-    assert played.report.notes == ("not retried: all 2 retries are used up",)
+    assert played.report.notes == (
+        "retry 1 of 2 after 0 ms: status 503, covered by 5xx",
+        "retry 2 of 2 after 0 ms: status 503, covered by 5xx",
+        "not retried: all 2 retries are used up",
+    )
 
 
 def test_used_up_retries_after_resets_are_flagged_before_the_reset():
@@ -112,7 +116,8 @@ def test_the_callers_headers_add_to_the_policy():
     request = head(headers=[("x-envoy-retry-on", "retriable-4xx"), ("x-envoy-max-retries", "1")])
     played = run_call(plane_of(to(retry=RETRY)), request, [409, 503], rand=lambda: 0)
     assert (played.status, len(played.attempts)) == (503, 2)
-    assert played.report.notes == ("not retried: all 1 retries are used up",)
+    assert played.report.notes[1:] == ("not retried: all 1 retries are used up",)
+    assert "status 409, covered by retriable-4xx" in played.report.notes[0]
 
 
 RATE_LIMITED = replace(

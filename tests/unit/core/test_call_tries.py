@@ -65,7 +65,7 @@ def test_a_cluster_without_endpoints_is_503_uh():
         call.next_attempt(0.0)
     error = caught.value
     assert (error.status, error.flag, error.body) == (503, "UH", "no healthy upstream")
-    assert str(error) == "GET http://a.test/: cluster a: it has no healthy endpoint"
+    assert str(error) == "GET http://a.test/: cluster a: it has no endpoints"
     assert call.error is error
     assert call.attempts == []
 

@@ -101,7 +101,9 @@ def test_a_refused_permit_uses_up_the_retry() -> None:
     state = state_of(num_retries=1)
     assert state.decide(UNAVAILABLE, limiter, lambda: 0, 0.0) is None
     assert state.flag == "UO"
-    assert state.note == "not retried: the cluster has as many retries under way as it allows"
+    assert state.note == (
+        "not retried: the cluster has as many retries under way as it allows: 1 of max_retries 1"
+    )
     assert not state.held
     limiter.release()
     assert state.decide(UNAVAILABLE, limiter, lambda: 0, 0.0) is None

@@ -122,7 +122,7 @@ def test_the_answer_is_read_as_protobuf_reads_it(status: int, extra: bytes, fiel
     from grpc_health.v1 import health_pb2
 
     message = health_pb2.HealthCheckResponse(status=status).SerializeToString()
-    unknown = health_probe_grpc._varint(field << 3 | 2) + bytes([len(extra)]) + extra
+    unknown = bytes_field(field, extra)
     for body in (message + unknown, unknown + message):
         assert serving_status(framed(body)) == status
 
