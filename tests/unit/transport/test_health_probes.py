@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from meshclient.model.cluster import Cluster, ClusterPolicy, ConnectionOptions, Limits, TlsSettings
 from meshclient.model.endpoint import Endpoint
 from meshclient.model.health import HealthCheck
+from meshclient.model.protobuf import bytes_field
 from meshclient.transport import health_probe_grpc, health_probe_http
 from meshclient.transport.health_probe import authority_of, make_probe, probe_key
 from meshclient.transport.health_probe_grpc import framed, request_message, serving_status
