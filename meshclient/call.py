@@ -582,7 +582,8 @@ class Call(CallRecord):
         if delay_s is None and not retry.flag and lane.answered is not None:
             lane.answered.on_answer(now)
         if retry.note:
-            self.note(retry.note, policy.source)
+            by_limits = retry.flag == "UO" and lane.limits.retry_budget is None
+            self.note(retry.note, self._limits_source() if by_limits else policy.source)
         if retry.flag:
             self._extra_flags = (*self._extra_flags, retry.flag)
         if not cluster.retry_layer:

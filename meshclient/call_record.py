@@ -212,9 +212,8 @@ class CallRecord:
         """An error for a reset, with its cause and Envoy's flag for it."""
         cause = " ".join(str(outcome.error or "").split())
         where = ""
-        if outcome.reset is ResetReason.OVERFLOW and self.cluster is not None:
-            sources = self.cluster.cluster.sources
-            where = sources[-1].cited if sources else ""
+        if outcome.reset is ResetReason.OVERFLOW:
+            where = self._limits_source().cited
         error = self._fail(kind, (f"{what}: {cause}" if cause else what) + where)
         error.__cause__ = outcome.error
         if outcome.reset in RESET_FLAGS:
@@ -302,6 +301,13 @@ class CallRecord:
         if route is not None and (source is None or source == UNKNOWN_SOURCE):
             source = route.route.source
         self.notes = (*self.notes, what if source is None else what + source.cited)
+
+    def _limits_source(self) -> Source:
+        """Where the limits of the cluster stand; at least, where the cluster does."""
+        assert self.lane is not None
+        assert self.cluster is not None
+        own, sources = self.lane.limits.source, self.cluster.cluster.sources
+        return sources[-1] if own == UNKNOWN_SOURCE and sources else own
 
     def _filter_source(self) -> Source | None:
         """Where the settings of the filter that has the word stand."""

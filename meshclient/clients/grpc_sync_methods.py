@@ -187,6 +187,8 @@ class UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[
                 if delay_s > 0.0:
                     runtime.sleep(delay_s)
         except errors.CallError as error:
+            if isinstance(error, grpc.RpcError):
+                raise  # of several tries, and made already
             raise rpc_error(error, rpc.call, True) from error.__cause__
         except Answered:
             assert rpc.call.reply is not None

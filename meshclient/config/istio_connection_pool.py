@@ -70,7 +70,7 @@ def _read_tcp(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
     connection, limits = pool.connection, pool.limits
     maximum = _count(block, "maxConnections")
     if maximum is not None:
-        limits = replace(limits, max_connections=maximum)
+        limits = replace(limits, max_connections=maximum, source=block.source)
     connect = _duration(block, "connectTimeout")
     idle = _duration(block, "idleTimeout")
     keepalive = block.field("tcpKeepalive")
@@ -107,6 +107,7 @@ def _read_http(block: Reader, pool: ConnectionPoolBlock) -> ConnectionPoolBlock:
         max_pending_requests=_limit(block, "http1MaxPendingRequests"),
         max_requests=_limit(block, "http2MaxRequests"),
         max_retries=_limit(block, "maxRetries"),
+        source=block.source,
     )
     connection = _read_keep_alive(block, connection)
     upgrade = block.field("h2UpgradePolicy")

@@ -40,6 +40,7 @@ def _limits(r: Reader) -> Limits:
         max_requests=integer_of(r, "max_requests", UNLIMITED),
         max_retries=integer_of(r, "max_retries", UNLIMITED, 0),
         max_connections_per_endpoint=integer_of(r, "max_connections_per_endpoint", UNLIMITED),
+        source=r.source,
     )
 
 

@@ -24,7 +24,7 @@ from meshclient.model.load_balancing import (
     Topology,
 )
 from meshclient.model.retry import Budget
-from meshclient.model.source import Diagnostic, Source
+from meshclient.model.source import UNKNOWN_SOURCE, Diagnostic, Source
 
 UNLIMITED = 2**32 - 1
 
@@ -42,6 +42,7 @@ class Limits:
     max_retries: int = UNLIMITED
     retry_budget: Budget | None = None
     max_connections_per_endpoint: int = UNLIMITED
+    source: Source = field(default=UNKNOWN_SOURCE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,8 @@ HOST = "svc.test"
 def serve(request: Recorded) -> Reply:
     """What the path asks for: a status, or ``ok`` after some time."""
     what = request.path.strip("/")
-    if what == "slow":
-        time.sleep(0.12)
-    return Reply(int(what) if what.isdecimal() else 200, what)
+    wait_s = 0.12 if what == "slow" else 0.0
+    return Reply(int(what) if what.isdecimal() else 200, what, delay_s=wait_s)
 
 
 def document(*servers: HttpServer, **fields: Any) -> dict[str, Any]:
@@ -163,21 +161,21 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], int, list[str], str]] = {
         ["/slow"] * 3,
         3,
         ["1 requests to the cluster are in flight (max_requests)"],
-        HOST,
+        "limits",
     ),
     "too many that wait for a connection": (
         {"limits": {"max_connections": 1, "max_pending_requests": 1}},
         ["/slow"] * 4,
         4,
         ["too many requests wait for a connection", "(max_pending_requests 1)"],
-        HOST,
+        "limits",
     ),
     "no permit for a retry": (
         {"retries": RETRIES, "limits": {"max_retries": 0}},
         ["/500"],
         1,
         ["as many retries under way as it allows: 0 of max_retries 0"],
-        "retries",
+        "limits",
     ),
     "Envoy's budget": (
         {"retries": {**RETRIES, "budget": {"percent": 20, "min_concurrency": 0}}},
@@ -234,8 +232,7 @@ def test_a_refusal_says_which_rule_which_line_and_which_numbers(
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_a_hedge_says_why_it_was_started(how: str, tmp_path: Path) -> None:
     def slow(_request: Recorded) -> Reply:
-        time.sleep(0.3)
-        return Reply(200, "slow")
+        return Reply(200, "slow", delay_s=0.3)
 
     with HttpServer(slow) as one, HttpServer(serve) as other:
         file = policy_file(
@@ -340,9 +337,8 @@ def with_copies(policy: dict[str, Any], server: HttpServer) -> dict[str, Any]:
 
 def unsteady(_request: Recorded) -> Reply:
     """Now slow, now failing."""
-    if random.random() < 0.1:
-        time.sleep(0.03)
-    return Reply(503 if random.random() < 0.2 else 200, "x")
+    wait_s = 0.03 if random.random() < 0.1 else 0.0
+    return Reply(503 if random.random() < 0.2 else 200, "x", delay_s=wait_s)
 
 
 def at_rest(mesh: Mesh) -> bool:
@@ -362,22 +358,24 @@ def everything(tmp_path: Path, *servers: HttpServer, **others: Any) -> Path:
 
 def test_a_hundred_threads_with_everything_on_leave_nothing(tmp_path: Path) -> None:
     seen: Counter[int] = Counter()
-    with HttpServer(unsteady) as one, HttpServer(unsteady) as other, nothing_left():
-        with (
-            Mesh.from_file(everything(tmp_path, one, other)) as mesh,
-            mesh.client(trust_env=False, timeout=15) as client,
-        ):
+    with (
+        HttpServer(unsteady) as one,
+        HttpServer(unsteady) as other,
+        nothing_left(),
+        Mesh.from_file(everything(tmp_path, one, other)) as mesh,
+        mesh.client(trust_env=False, timeout=15) as client,
+    ):
 
-            def work() -> None:
-                for _ in range(3):
-                    seen[client.get(f"http://{HOST}/").status_code] += 1
+        def work() -> None:
+            for _ in range(3):
+                seen[client.get(f"http://{HOST}/").status_code] += 1
 
-            threads = [threading.Thread(target=work) for _ in range(100)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(PATIENCE_S)
-            wait_for(lambda: at_rest(mesh))
+        threads = [threading.Thread(target=work) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        wait_for(lambda: at_rest(mesh))
     assert seen.total() == 300
     assert set(seen) <= {200, 503, 299}
     assert seen[200] > 200
@@ -407,8 +405,7 @@ def test_a_thousand_tasks_cancellations_and_a_reload_leave_nothing(tmp_path: Pat
             write(file, with_copies(document(servers[1], **EVERYTHING), servers[1]))
             await asyncio.gather(*tasks)
             assert seen.total() == before + 200
-            while mesh.snapshot.version == version:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_for, lambda: mesh.snapshot.version > version)
             await get()
         await asyncio.to_thread(wait_for, lambda: at_rest(mesh))
 
@@ -466,8 +463,8 @@ PROGRAM = """
 
     async def main():
         other = mesh.async_client(trust_env=False)
-        tasks = [asyncio.create_task(other.get(url)) for _ in range(20)]
-        await asyncio.sleep(0.1)
+        tasks = asyncio.gather(*(other.get(url) for _ in range(20)), return_exceptions=True)
+        await asyncio.wait([tasks], timeout=0.1)
 
     asyncio.run(main())
 """

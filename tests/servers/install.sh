@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the servers that the tests of real behaviour start: knot (DNS),
-# nginx (HTTP/1.1), tinyproxy (HTTP proxy) and redis (shared breakers); and openssl
+# nginx (HTTP/1.1), tinyproxy (HTTP proxy), node (HTTP/2) and redis (shared breakers); and openssl
 # for certificates.
 # Does nothing when they are there; without root or apt it says what is missing
 # and succeeds, because those tests then skip themselves visibly.
@@ -12,6 +12,7 @@ command -v knotd >/dev/null 2>&1 && command -v knotc >/dev/null 2>&1 || missing=
 command -v nginx >/dev/null 2>&1 || missing="$missing nginx-light"
 command -v tinyproxy >/dev/null 2>&1 || missing="$missing tinyproxy-bin"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+command -v node >/dev/null 2>&1 || missing="$missing nodejs"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 if [ -z "$missing" ]; then
     exit 0

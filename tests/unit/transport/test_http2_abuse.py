@@ -14,7 +14,7 @@ from meshclient.model.cluster import ConnectionOptions
 from meshclient.model.outcome import ResetReason
 from meshclient.transport import http2_frames as wire
 from meshclient.transport.http2 import IDLE_FRAMES, IDLE_FRAMES_PER_S, Http2Core
-from meshclient.transport.http2_sending import STREAM_WINDOW
+from meshclient.transport.http2_sending import CONNECTION_WINDOW, STREAM_WINDOW
 from meshclient.transport.http2_stream import Stream, Unprocessed
 
 OK = Encoder().encode([(b":status", b"200")])
@@ -393,3 +393,33 @@ def test_the_allowance_of_a_flood_comes_back_with_time() -> None:
     assert pair.core.broken is None
     pair.raw(frame(2, bytes(5), 1) * 3)
     assert pair.core.broken is not None
+
+
+def test_the_reserved_bit_of_a_stream_id_is_ignored() -> None:
+    pair = Pair()
+    stream = pair.open()
+    for one in (frame(1, OK, stream.id, 4), frame(0, b"x", stream.id, 1)):
+        pair.raw(one[:5] + bytes([one[5] | 0x80]) + one[6:])
+    assert (stream.complete, stream.take(), pair.core.broken) == (True, b"x", None)
+
+
+def test_the_window_of_the_connection_is_what_was_announced_and_given_back() -> None:
+    """More than fits at once may pass; more than was given back may not."""
+    pair = Pair()
+    given = CONNECTION_WINDOW
+    data = bytes(16_384)
+    for _ in range(3 * CONNECTION_WINDOW // STREAM_WINDOW):
+        stream = pair.core.open(GET, True)
+        pair.core.outgoing()
+        pair.raw(frame(1, OK, stream.id, 4))
+        for _ in range(STREAM_WINDOW // len(data)):
+            pair.raw(frame(0, data, stream.id))
+            given -= len(data)
+            for kind, _, number, payload in wire.Reader(0).frames(
+                frame(4, b"") + pair.core.outgoing()
+            ):
+                if kind == wire.WINDOW_UPDATE and number == 0:
+                    given += int.from_bytes(payload, "big")
+        assert pair.core.broken is None
+        assert pair.core._may_receive == given > 0
+        pair.raw(frame(3, bytes(4), stream.id))

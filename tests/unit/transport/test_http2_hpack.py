@@ -265,3 +265,20 @@ def test_the_least_size_of_the_table_is_said_first_and_the_last_one_after_it(
     assert theirs.header_table_size == said[-1]
     if all(size == TABLE_SIZE for size in said):
         assert block == b""
+
+
+def test_a_table_that_was_smaller_in_between_is_announced_as_such() -> None:
+    """The peer has dropped its entries meanwhile."""
+    ours = Encoder()
+    ours.resize(0)
+    ours.resize(100)
+    ours.resize(TABLE_SIZE)
+    assert ours.encode([]) == b"\x20\x3f\xe1\x1f"
+    assert ours.encode([]) == b""
+
+
+def test_what_is_over_the_limit_is_not_kept_while_it_is_read() -> None:
+    block = b"\x40\x01a\x7f\x81\x0f" + b"b" * 2048 + b"\xbe" * 50_000
+    fields, _, total, _ = Decoder(LIMIT)._fields(block)
+    assert total > 50_000 * 2048
+    assert len(fields) == LIMIT // (1 + 2048 + 32)
