@@ -18,6 +18,8 @@ from meshclient.model.request import LocalReply
 from meshclient.resilience.local_reply import grpc_of_http
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+#: What copies and pickles have besides.
+_CARRIED = frozenset({"status", "flag", "body", "breaker", "retry_after_s"})
 _OWN = frozenset({"grpc-status", "grpc-message", "content-type", "content-length"})
 
 
@@ -130,7 +132,8 @@ def _reduce(self: Any) -> tuple[Any, ...]:
     """Errors travel between processes (Celery, multiprocessing)."""
     kind = next(c for c in type(self).__mro__[1:] if c.__module__ == errors.__name__)
     values = (self.args[0], self.report, self._code.value[0], self._details, self._trailing)
-    return (_rebuild, (kind, isinstance(self, _SyncFailure), *values))
+    more = {name: value for name, value in vars(self).items() if name in _CARRIED}
+    return (_rebuild, (kind, isinstance(self, _SyncFailure), *values), more)
 
 
 def _rebuild(
@@ -162,6 +165,8 @@ def rpc_error(error: errors.CallError, call: Call, sync: bool) -> Exception:
         type(error), sync, str(error), error.report, code.value[0], details, trailing
     )
     made.status, made.flag, made.body = error.status, error.flag, error.body
+    if isinstance(error, errors.CircuitOpen):
+        made.__dict__.update(error.details)
     made.__cause__ = error.__cause__
     return made  # type: ignore[no-any-return]
 

@@ -215,12 +215,12 @@ class Rpc(RpcStart):
         call, attempt = self.call, self.attempt
         if attempt is None or call.route is None:
             return initial
-        added = call.added_response_headers(attempt)
-        if not call.route.has_response_edits and added is None:
+        added = [*(call.added_response_headers(attempt) or ()), *(call.filter_headers or ())]
+        if not call.route.has_response_edits and not added:
             return initial
         headers = HeaderMap(ending.raw_headers(initial))
         call.route.edit_response(headers, call.head, call.weighted, 200, attempt.endpoint)
-        return metadata_of([*headers.raw, *(added or ())])
+        return metadata_of([*headers.raw, *added])
 
     @property
     def report(self) -> CallReport:

@@ -164,6 +164,7 @@ class SubPool:
         if len(self._targets) >= _MAX_TARGETS:
             self._targets.clear()
         self._targets[state, name] = target
+        cluster.shared["grpc"] = True  # there is traffic: health checks look more often
         return target
 
     @staticmethod
