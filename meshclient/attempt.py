@@ -122,8 +122,12 @@ class Attempt:
 
     def set_header(self, name: bytes, value: bytes) -> None:
         """Set a header (lower-case ``name``) on this try only; the call's own list stays."""
-        self.headers = [pair for pair in self.headers if pair[0].lower() != name]
-        self.headers.append((name, value))
+        headers, length = self.headers, len(name)
+        for other, _ in headers:
+            if len(other) == length and other.lower() == name:
+                headers = [pair for pair in headers if pair[0].lower() != name]
+                break
+        self.headers = [*headers, (name, value)]
 
     def end(self, outcome: str, kind: OutcomeKind) -> None:
         """It never reached an endpoint, or the endpoint had no part in how it ended."""

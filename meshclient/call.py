@@ -516,9 +516,12 @@ class Call(CallRecord):
             observe(attempt.state, outcome, attempt.started, now)
         if attempt.gates is not None:
             gates.tell(self, attempt, outcome, now)
-        if status and (policy is None or (status < 400 and not may_retry(policy, outcome))):
-            attempt.kind = classify(outcome, False)
+        if status and (
+            policy is None
+            or (status < 400 and (policy.passes_success or not may_retry(policy, outcome)))
+        ):
             good = status < 500 and outcome.grpc_status <= 0
+            attempt.kind = OutcomeKind.SUCCESS if good else classify(outcome, False)
             attempt.outcome = "success" if good else self._failed(outcome)
             answered = attempt.lane.answered
             if answered is not None:

@@ -101,8 +101,11 @@ class CallPolicy:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Put the policy around ``function``, whose name, signature and docstring stay.
 
-        Raises TypeError for a generator: its work is done after it has returned.
+        Raises TypeError for a generator, whose work is done after it has returned, and for a
+        class: its methods are what calls.
         """
+        if inspect.isclass(function):
+            raise TypeError(f"{function.__qualname__} is a class: decorate its methods")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{function.__qualname__} is a generator, which cannot be repeated")
         wants_endpoint = _takes_endpoint(function)
@@ -299,6 +302,8 @@ class CallPolicy:
         reply = call.reply
         if reply is not None:
             what = f"{self._target}: the policy answers in the service's place: {reply.status}"
+            if call.notes:
+                what = f"{what}: {call.notes[-1]}"
             answered = errors.AnsweredLocally(what, call.report)
             answered.status, answered.body = reply.status, reply.body.decode("latin-1")
             raise answered

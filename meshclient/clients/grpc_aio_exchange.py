@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("meshclient.grpc")
 _OK = grpc.StatusCode.OK
+_BY_CALLER = "Locally cancelled by application!"
 
 
 class AioExchange:
@@ -142,7 +143,8 @@ class AioExchange:
             self._pool.give_back(sub)
         if self.final or self.inner is not inner:
             return
-        if inner.cancelled() and self._own is None:
+        # A server may say CANCELLED, too; that is a status like any other.
+        if self._own is None and inner.cancelled() and at_once(inner.details()) == _BY_CALLER:
             self._caller_cancelled()
             return
         try:

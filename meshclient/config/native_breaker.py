@@ -127,7 +127,7 @@ def _selection(r: Reader | None, section: str) -> Selection:
     )
     found = Selection(
         frozenset(s for item in _items(statuses) for s in _status(item)),
-        frozenset(s for item in _items(grpc) if (s := _grpc_status(item)) is not None),
+        frozenset(s for item in _items(grpc) if (s := grpc_status(item)) is not None),
         frozenset(name for item in _items(exceptions) if (name := item.string())),
     )
     finish(r, section)
@@ -148,7 +148,8 @@ def _status(r: Reader) -> range:
     return range(0) if status is None else range(status, status + 1)
 
 
-def _grpc_status(r: Reader) -> int | None:
+def grpc_status(r: Reader) -> int | None:
+    """A gRPC status by name or number."""
     if not isinstance(r.node.value, str):
         return r.integer(0, 16)
     name = r.string()

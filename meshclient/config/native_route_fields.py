@@ -188,7 +188,10 @@ ROUTE_SECTIONS: dict[str, Section] = {
     },
     "fault_abort": {
         "status": (HTTP_STATUS, "HTTP status of the answer."),
-        "grpc_status": ({"type": "integer", "minimum": 0, "maximum": 16}, "gRPC status number."),
+        "grpc_status": (
+            either({"type": "integer", "minimum": 0, "maximum": 16}, NAME),
+            "gRPC status, by name or number.",
+        ),
         "percentage": (PERCENT, "Percent of the calls. Default 100."),
     },
     "mirror": {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from meshclient.config.durations import format_s
-from meshclient.config.native_breaker import read_circuit_breaker
+from meshclient.config.native_breaker import grpc_status, read_circuit_breaker
 from meshclient.config.native_fallback import read_fallback
 from meshclient.config.native_hashing import read_hash_on
 from meshclient.config.native_hedging import read_hedging, read_mirror
@@ -130,11 +130,11 @@ def _fault(r: Reader) -> Fault | None:
 
 
 def _abort(r: Reader, fault: Fault) -> Fault:
-    status, grpc_status = r.field("status"), r.field("grpc_status")
+    status, grpc_reader = r.field("status"), r.field("grpc_status")
     share = fraction_of(r, "percentage")
     http = status.integer(200, 599) if status is not None else None
-    grpc = grpc_status.integer(0, 16) if grpc_status is not None else None
+    grpc = grpc_status(grpc_reader) if grpc_reader is not None else None
     finish(r, "fault_abort")
-    if (status is None) == (grpc_status is None) and r.is_mapping:
+    if (status is None) == (grpc_reader is None) and r.is_mapping:
         r.error("give exactly one of status and grpc_status")
     return replace(fault, abort_status=http, abort_grpc_status=grpc, abort_fraction=share)

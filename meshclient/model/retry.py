@@ -28,6 +28,8 @@ RETRY_ON_HTTP = frozenset(
 RETRY_ON_GRPC = frozenset(
     {"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
 )
+#: Tokens whose meaning depends on the headers of a response.
+_BY_HEADERS = RETRY_ON_GRPC | {"retriable-headers", "envoy-ratelimited"}
 #: Methods that RFC 9110 section 9.2.2 calls idempotent.
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
@@ -138,3 +140,10 @@ class RetryPolicy:
     host_attempts: int = 1
     methods: frozenset[str] | None = None
     source: Source = field(default=UNKNOWN_SOURCE, compare=False)
+    #: Whether no condition covers a response below status 400: then none needs to be asked.
+    passes_success: bool = field(init=False, compare=False, repr=False, default=False)
+
+    def __post_init__(self) -> None:
+        codes = self.status_codes if "retriable-status-codes" in self.retry_on else ()
+        passes = self.retry_on.isdisjoint(_BY_HEADERS) and all(code >= 400 for code in codes)
+        object.__setattr__(self, "passes_success", passes)

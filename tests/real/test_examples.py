@@ -15,6 +15,7 @@ PROGRAMS = {
     "context.py": "the deadline of the request being handled has passed",
     "quickstart.py": "=> forwarded to greeter",
     "functions.py": "40 of 40 calls answered",
+    "grpc_front.py": "too late: 504",
     "grpc_orders.py": "asyncio: 30 of 30 calls answered",
     "hedging.py": "hedging {'delay': '30ms'}",
     "unwell.py": "it is back:     30 of 30 calls fine",

@@ -216,6 +216,17 @@ def test_more_than_five_tries_are_made(dial, servers):
     assert _tries(caller.unary("Who")[1].report) == 10
 
 
+def test_a_server_that_says_cancelled_is_no_caller_who_cancels(dial, servers):
+    (server,) = servers(1, Who=[S.CANCELLED])
+    caller = dial(policy(server, retries={"attempts": 1, "on": ["cancelled"]}))
+    response, ended = caller.unary("Who")
+    assert response == b"s0"
+    assert len(ended.report.attempts) == 2
+    with pytest.raises(grpc.RpcError) as caught:
+        caller.unary("Fail", b"CANCELLED as it likes")
+    assert (caught.value.code(), caught.value.details()) == (S.CANCELLED, "as it likes")
+
+
 def test_another_status_is_the_callers(dial, servers):
     (server,) = servers(1, Who=[(S.NOT_FOUND, "no such", (("x-why", "gone"),))])
     caller = dial(policy(server, retries=RETRIES))
@@ -340,7 +351,9 @@ def test_the_callers_timeout_reaches_over_all_tries(dial, servers):
     with pytest.raises(grpc.RpcError) as caught:
         caller.unary("Who", timeout=0.3)
     assert time.monotonic() - began < 1
-    assert caught.value.code() is S.DEADLINE_EXCEEDED
+    # Where the next back-off would outlast it, the last answer may stand.
+    assert caught.value.code() in (S.DEADLINE_EXCEEDED, S.UNAVAILABLE)
+    assert server.count < 20
 
 
 # -- local failures --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def calls(mesh: Mesh, how: str, paths: list[str], at_once: int = 1) -> list[Any]
 def _get(client: Any, path: str) -> Any:
     try:
         return client.get(f"http://{HOST}{path}")
-    except meshclient.CallError as error:
+    except meshclient.MeshError as error:
         return error
 
 
@@ -96,7 +97,7 @@ async def _async_calls(mesh: Mesh, one_by_one: list[str], together: list[str]) -
         async def get(path: str) -> Any:
             try:
                 return await client.get(f"http://{HOST}{path}")
-            except meshclient.CallError as error:
+            except meshclient.MeshError as error:
                 return error
 
         found = [await get(path) for path in one_by_one]
@@ -439,6 +440,34 @@ def test_a_fork_in_the_midst_of_held_calls_has_policies_of_its_own(tmp_path: Pat
                 thread.join(PATIENCE_S)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             wait_for(lambda: at_rest(mesh))
+
+
+WAITING: dict[str, dict[str, Any]] = {
+    "held by a fault": {"fault": {"delay": {"fixed_delay": "30s"}}},
+    "queued for a connection": {"limits": {"max_connections": 1}},
+    "hedged": {"hedging": {"delay": "5ms"}},
+    "in a back-off": {"retries": {**RETRIES, "back_off": {"base": "30s", "max": "60s"}}},
+}
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("waiting", WAITING)
+def test_closing_the_mesh_ends_calls_wherever_they_wait(
+    waiting: str, how: str, tmp_path: Path
+) -> None:
+    def never(_request: Recorded) -> Reply:
+        return Reply(503) if waiting == "in a back-off" else Reply(200, delay_s=30)
+
+    with HttpServer(never) as one, HttpServer(never) as other:
+        mesh = Mesh.from_file(policy_file(tmp_path, one, other, **WAITING[waiting]))
+        closing = threading.Timer(0.15, mesh.close)
+        closing.start()
+        began = time.monotonic()
+        found = calls(mesh, how, ["/"] * 6, 6)
+        assert time.monotonic() - began < 5
+        closing.join(PATIENCE_S)
+        assert [type(one) for one in found if not isinstance(one, meshclient.MeshError)] == []
+        assert in_flight(mesh) == 0
 
 
 # --- the end of a program -----------------------------------------------------------------------

@@ -280,6 +280,14 @@ def test_bare_functions_run_under_the_policy(world):
     assert asyncio.run(world.call().arun(work, 1)) == 2
 
 
+def test_a_class_is_refused_for_its_methods_are_what_calls(world):
+    with pytest.raises(TypeError, match="decorate its methods"):
+
+        @world.mesh.call("svc")
+        class Client:
+            pass
+
+
 def test_generators_are_refused(world):
     with pytest.raises(TypeError, match="generator"):
 

@@ -22,7 +22,8 @@ def busy(pool: HelperThreads) -> tuple[threading.Event, threading.Event]:
 
 
 def test_jobs_run_on_daemon_threads_and_threads_are_used_again() -> None:
-    pool = HelperThreads("t", 2, idle_s=LIMIT_S)
+    # A backlog: the job tells before its thread is idle again.
+    pool = HelperThreads("t", 2, backlog=2, idle_s=LIMIT_S)
     seen: list[threading.Thread] = []
     for _ in range(5):
         done = threading.Event()
