@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from meshclient.clients.grpc_aio_exchange import AioExchange, at_once
+from meshclient.clients.grpc_aio_exchange import AioExchange
 
 if TYPE_CHECKING:
     from meshclient.clients.grpc_aio_replay import AioReplayStream
@@ -202,7 +202,7 @@ class _StreamResponse(_Call):
                 await exchange.moved()
                 continue
             try:
-                message = await inner.read()
+                message = await exchange.read(inner)
             except asyncio.CancelledError:
                 exchange.after_cancelled(inner)
             except grpc.aio.AioRpcError as error:
@@ -211,8 +211,6 @@ class _StreamResponse(_Call):
                 exchange.fail(inner, error)
                 raise
             else:
-                if message is not EOF and not exchange.rpc.settled:
-                    exchange.answer(at_once(inner.initial_metadata()))
                 return message
             if exchange.final:
                 exchange.raise_error()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import grpc.aio
 
 from meshclient import errors
 from meshclient.clients.grpc_errors import answered, cancelled, rpc_error
@@ -36,10 +37,12 @@ class AioExchange:
 
     __slots__ = (
         "__weakref__",
+        "_late",
         "_own",
         "_pool",
         "_profile",
         "_race",
+        "_reading",
         "_start",
         "_sub",
         "_timer",
@@ -79,6 +82,9 @@ class AioExchange:
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._race: AioRace | None = None
+        # The try whose first message is being read, and the one that ended meanwhile.
+        self._reading: Any = None
+        self._late: Any = None
 
     # -- tries -----------------------------------------------------------------------
 
@@ -147,8 +153,16 @@ class AioExchange:
         if self._own is None and inner.cancelled() and at_once(inner.details()) == _BY_CALLER:
             self._caller_cancelled()
             return
+        end = self._end_of(inner)
+        if self._reading is not inner:
+            self._conclude(end)
+        elif self._late is None:  # a write that comes too late makes gRPC say something else
+            self._late = end
+
+    def _conclude(self, end: tuple[Any, ...]) -> None:
+        """What follows from the end of the try under way."""
         try:
-            delay_s = self._weigh(inner)
+            delay_s = self.rpc.ended(*end)
         except Exception as error:  # a retry strategy of the user's failed
             self.rpc.abandon()
             self._finish(error)
@@ -160,13 +174,12 @@ class AioExchange:
         self.inner = None
         self._timer = self.loop.call_later(delay_s, self.launch)
 
-    def _weigh(self, inner: Any) -> float | None:
-        """What follows from how ``inner`` ended."""
-        rpc = self.rpc
+    def _end_of(self, inner: Any) -> tuple[Any, ...]:
+        """How ``inner`` ended, in the words of ``Rpc.ended``."""
         code = at_once(inner.code())
-        if code is _OK and not rpc.reads_head:
-            return rpc.ended(0, "", None, None)
-        return rpc.ended(
+        if code is _OK and not self.rpc.reads_head:
+            return (0, "", None, None)
+        return (
             code.value[0],
             at_once(inner.details()) or "",
             at_once(inner.initial_metadata()),
@@ -222,6 +235,23 @@ class AioExchange:
             self.rpc.answer(initial)
         if self.buffer is not None:
             self.buffer.keep_no_more()
+
+    async def read(self, inner: Any) -> Any:
+        """A message of ``inner``. With the first, the call stays with this try, even if that
+        has ended in the meantime."""
+        if self.rpc.settled:
+            return await inner.read()
+        self._reading = inner
+        try:
+            message = await inner.read()
+            if message is not grpc.aio.EOF and not self.rpc.settled and self.inner is inner:
+                self.answer(at_once(inner.initial_metadata()))
+            return message
+        finally:
+            self._reading = None
+            late, self._late = self._late, None
+            if late is not None and not self.final and self.inner is inner:
+                self._conclude(late)
 
     def cancel(self) -> bool:
         """Whether there was something to cancel."""

@@ -47,19 +47,27 @@ class MeshCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             if inner is None:
                 raise self._failure(inner)
             try:
-                message = next(inner)
+                return next(inner) if exchange.rpc.settled else self._first(inner)
             except StopIteration:
                 exchange.verdict(inner)
                 raise
             except grpc.RpcError as error:
                 if exchange.verdict(inner):
                     raise self._failure(inner) from error.__cause__
-                continue
-            if not exchange.rpc.settled:
-                exchange.answer(inner.initial_metadata())
-            return message
 
     next = __next__
+
+    def _first(self, inner: Any) -> Any:
+        """The first message, with which the call stays with this try, even if that has
+        ended in the meantime."""
+        exchange = self._exchange
+        exchange.reading = inner
+        try:
+            message = next(inner)
+            exchange.answer(inner.initial_metadata())
+        finally:
+            exchange.has_read()
+        return message
 
     def __del__(self) -> None:
         exchange = getattr(self, "_exchange", None)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("meshclient.grpc")
 _OK = grpc.StatusCode.OK
+#: Longest wait for a reader to take what has arrived (seconds).
+_READ_S = 1.0
 
 
 class Exchange:
@@ -58,6 +60,8 @@ class Exchange:
         self._on_answer = on_answer
         self._own: ResetReason | None = None
         self._race: SyncRace | None = None
+        #: The try whose first message somebody is about to take: it decides about the call.
+        self.reading: Any = None
 
     # -- tries -----------------------------------------------------------------------
 
@@ -137,6 +141,8 @@ class Exchange:
         code = inner.code()
         initial = () if self._apart and code is _OK else inner.initial_metadata()
         with self.condition:
+            if self.reading is inner:  # which ends at once, with a message or without
+                self.condition.wait_for(lambda: self.reading is not inner, _READ_S)
             if self.final or self.inner is not inner:
                 return
             try:
@@ -202,6 +208,12 @@ class Exchange:
                 self.rpc.answer(initial)
         if self._on_answer is not None:
             self._on_answer()
+
+    def has_read(self) -> None:
+        """Whoever was ``reading`` is through with it."""
+        with self.condition:
+            self.reading = None
+            self.condition.notify_all()
 
     def cancel(self) -> bool:
         """Whether there was something to cancel."""

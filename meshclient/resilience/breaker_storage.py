@@ -59,8 +59,13 @@ class SharedState:
             self._push(change.new, stored[0], now, unix_now)
         elif (self._again or lost) and breaker.state == OPEN:
             self._push(OPEN, stored[0], now, unix_now)
-        elif stored != self._seen:
-            self._pull(stored, now, unix_now)
+        else:
+            if stored != self._seen:
+                self._pull(stored, now, unix_now)
+            # What was looked at, not what stands there by now: another process may have
+            # changed it since, and that must still be seen.
+            self._seen = stored
+            return
         self._seen = (STATES.get(storage.state, CLOSED), storage.opened_at)
 
     def _push(self, state: State, stored: State, now: float, unix_now: float) -> None:

@@ -74,4 +74,5 @@ class LoopOpenings:
         """Every limit is over now."""
         self.closed = True
         for limit in self._limits:
-            limit.reschedule(0.0)
+            if not limit.expired():  # one that has run out just now cannot be moved any more
+                limit.reschedule(0.0)

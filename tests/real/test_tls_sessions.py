@@ -119,7 +119,9 @@ def test_the_next_connection_resumes(kind: str, version: str, authority: Authori
     with counting(context) as server:
         mesh = mesh_of(authority, {"a.test": {"endpoints": [f"127.0.0.1:{server.port}"]}})
         calls(kind, mesh, *["http://a.test/"] * 6)
-        assert server.reused == [False] + [True] * 5
+        assert server.reused[0] is False
+        # TLS 1.3 tickets come after the handshake, when they come: one may be missed.
+        assert sum(server.reused[1:]) >= (5 if version == "1.2" else 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

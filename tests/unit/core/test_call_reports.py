@@ -178,7 +178,8 @@ def test_a_report_tells_the_whole_story():
         ],
         "flags": [],
         "notes": [
-            "retry 1 of 2 after 0 ms: remote connection failure, covered by 5xx, connect-failure, reset",
+            "retry 1 of 2 after 0 ms: remote connection failure, "
+            "covered by 5xx, connect-failure, reset",
             "retry 2 of 2 after 0 ms: status 503, covered by 5xx",
         ],
         "fallback": "",
