@@ -41,6 +41,10 @@ def _row(state: ClusterState, candidate: Candidate, now: float) -> dict[str, Any
         row["load_report"] = endpoint.load.describe(now)
     if endpoint.breaker is not None:
         row["breaker"] = endpoint.breaker.describe(now)
+        if row["breaker"]["state"] == "open" and not row["excluded"]:
+            row["excluded"] = (
+                "its breaker is open"  # the balancer picks it, the gate passes it over
+            )
     if state.detector is not None:
         row["outlier"] = state.detector.describe(endpoint, now)
     return row

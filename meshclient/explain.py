@@ -313,6 +313,8 @@ def _problem(state: ClusterState, cluster: Cluster, candidates: list[dict[str, A
         return state.refusal
     if state.is_dialled or any(not row["excluded"] for row in candidates):
         return cluster.discovery_error
+    if any("breaker" in row and row["breaker"]["state"] == "open" for row in candidates):
+        return "every endpoint that may be called has an open breaker: 503 (UO)"
     why = f": {cluster.discovery_error}" if cluster.discovery_error else ""
     return f"no healthy endpoint: 503 (UH){why}"
 

@@ -319,5 +319,8 @@ def test_explain_shows_the_state():
     endpoints = guarded("endpoint")
     endpoints.clusters["a"].states[0].breaker.isolate(0.0)
     shown = explain(endpoints, head(), now=1.0)
-    assert "breaker open" in str(shown)
+    assert "breaker open  excluded: its breaker is open" in str(shown)
+    for state in endpoints.clusters["a"].states[1:]:
+        state.breaker.isolate(0.0)
+    assert "has an open breaker: 503 (UO)" in explain(endpoints, head(), now=1.0).verdict
     assert shown.to_dict()["clusters"][0]["candidates"][0]["breaker"]["isolated"]
