@@ -17,6 +17,7 @@ from meshclient import errors
 from meshclient.call import Call
 from meshclient.clients.any_loop import Expired, bounded, sleep_here
 from meshclient.clients.function_outcome import Classifier, Classify
+from meshclient.clients.holding import wait_out, wait_out_async
 from meshclient.model.outcome import Outcome, ResetReason
 from meshclient.model.request import RequestHead, head_of
 from meshclient.telemetry.propagation import current
@@ -180,13 +181,8 @@ class CallPolicy:
         error: Exception | None = None
         outcome: Outcome | None
         try:
-            while call.hold is not None:
-                answer = None
-                if call.hold.ask is None:
-                    self._sleep(_left(call.hold.wait_s, call, clock()))
-                else:
-                    answer = self._runtime.ask(call)
-                call.resume(clock(), answer)
+            if call.hold is not None:
+                wait_out(self._runtime, call, self._sleep, clock())
             self._check_reply(call)
             if call.hedge is not None:
                 work = self._work(function, args, kwargs, wants_endpoint)
@@ -215,13 +211,8 @@ class CallPolicy:
         error: Exception | None = None
         outcome: Outcome | None
         try:
-            while call.hold is not None:
-                answer = None
-                if call.hold.ask is None:
-                    await self._async_sleep(_left(call.hold.wait_s, call, clock()))
-                else:
-                    answer = await self._runtime.ask_async(call)
-                call.resume(clock(), answer)
+            if call.hold is not None:
+                await wait_out_async(self._runtime, call, self._async_sleep, clock())
             self._check_reply(call)
             if call.hedge is not None:
                 work = self._work(function, args, kwargs, wants_endpoint)
@@ -340,10 +331,6 @@ def _end(call: Call, result: Any, error: Exception | None) -> Any:
     if tries > 1:
         error.add_note(f"meshclient: {tries} tries: {call.report}")
     raise error
-
-
-def _left(wait_s: float, call: Call, now: float) -> float:
-    return wait_s if call.give_up_at is None else min(wait_s, max(0.0, call.give_up_at - now))
 
 
 def _limit(attempt: Attempt, now: float) -> tuple[float | None, ResetReason]:

@@ -181,11 +181,6 @@ def held_until(request: Any, call: Call, unstated_yields: bool, now: float) -> f
     return until if call.give_up_at is None else min(until, call.give_up_at)
 
 
-def left_of(wait_s: float, call: Call, now: float) -> float:
-    """``wait_s``, or what is left until the caller gives up."""
-    return wait_s if call.give_up_at is None else min(wait_s, max(0.0, call.give_up_at - now))
-
-
 def wire_request(
     call: Call, attempt: Attempt, body: Any, timeouts: Mapping[str, float | None]
 ) -> WireRequest:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshclient import errors
 from meshclient.clients import http_common as common
 from meshclient.clients.families import Family, family_of
+from meshclient.clients.holding import wait_out
 from meshclient.clients.network_stream import SyncNetworkStream
 from meshclient.model.headers import HeaderMap
 from meshclient.model.outcome import Outcome
@@ -70,7 +71,8 @@ class MeshTransport:
         """A call, from its filters to its response. ``started``: when the caller began to wait."""
         runtime = self._runtime
         if call.hold is not None:
-            now = self._hold(call, request, now)
+            call.give_up_at = common.held_until(request, call, self._unstated_yields, now)
+            now = wait_out(runtime, call, self._sleep, now)
         if call.reply is not None:
             return common.local_response(family, request, call.reply, call)
         timeouts = common.caller_timeouts(request, call, self._unstated_yields)
@@ -86,25 +88,6 @@ class MeshTransport:
             call.abandon(runtime.clock())
             raise
         return self._response(family, request, call, attempt, wire)
-
-    def _hold(self, call: Call, request: Any, now: float) -> float:
-        """Wait as long as the filters want, and no longer than the caller does."""
-        clock = self._runtime.clock
-        call.give_up_at = common.held_until(request, call, self._unstated_yields, now)
-        try:
-            while call.hold is not None:
-                answer = None
-                if call.hold.ask is None:
-                    self._sleep(common.left_of(call.hold.wait_s, call, now))
-                else:
-                    answer = self._runtime.ask(call)
-                self._runtime.current()  # raises once the mesh is closed
-                now = clock()
-                call.resume(now, answer)
-        except BaseException:
-            call.abandon(clock())
-            raise
-        return now
 
     def _run(
         self, call: Call, request: Any, body: Any, timeouts: Any, now: float

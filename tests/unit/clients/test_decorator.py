@@ -365,3 +365,23 @@ def test_what_the_users_own_classification_may_say():
     assert judge(None).status == 200
     own = Outcome(502)
     assert judge(own) is own
+
+
+@both
+def test_a_mesh_that_closes_while_the_call_is_held_ends_it(colour):
+    world = World(fault={"delay": {"fixed_delay": "3s"}})
+    policy, service = world.call(), Service("never")
+    sleep = world._sleep
+
+    def close_meanwhile(seconds):
+        sleep(seconds)
+        world.mesh.close()
+
+    async def close_meanwhile_async(seconds):
+        close_meanwhile(seconds)
+
+    policy._sleep, policy._async_sleep = close_meanwhile, close_meanwhile_async
+    with pytest.raises(errors.ClosedError):
+        sync_and_async(policy, service)[colour]()
+    assert service.script == ["never"]
+    assert world.in_flight == 0
