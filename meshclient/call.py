@@ -51,7 +51,7 @@ from meshclient.resilience.retry_layers import other_layer
 
 if TYPE_CHECKING:
     from meshclient.balancing import EndpointState
-    from meshclient.balancing.session import Miss, SessionAffinity
+    from meshclient.balancing.session import Miss
     from meshclient.cluster_state import ClusterState, Lane
     from meshclient.hedge import Hedge
     from meshclient.model.endpoint import Labels
@@ -258,15 +258,12 @@ class Call(CallRecord):
         if cluster is None:
             self._unknown_cluster(action)
             return
-        self.cluster = cluster
-        self.lane = cluster.lane if action.priority == "default" else cluster.high
-        if cluster.refusal:
-            self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
+        self._enter(cluster, action)
+        if self.error is not None:
             return
         self.policy = action.retry
         if cluster.session is not None:
             # A session is what the caller's own request names, not what a route makes of it.
-            head = self.head
             self._asked = RequestHead(
                 head.method, head.scheme, head.authority, head.port, head.path, head.headers.copy()
             )
@@ -274,12 +271,14 @@ class Call(CallRecord):
 
     def divert(self, name: str) -> None:
         """Go to the cluster ``name`` instead, which exists. Before the first try only."""
-        self.cluster = cluster = self.plane.clusters[name]
-        self.weighted = WeightedCluster(name)
         assert self.route is not None
-        priority = self.route.forward.priority
-        self.lane = cluster.lane if priority == "default" else cluster.high
+        self.weighted = WeightedCluster(name)
         self.hedge = self.error = None
+        self._enter(self.plane.clusters[name], self.route.forward)
+
+    def _enter(self, cluster: ClusterState, action: ForwardAction) -> None:
+        self.cluster = cluster
+        self.lane = cluster.lane if action.priority == "default" else cluster.high
         if cluster.refusal:
             self.error = errors.SecurityError(f"{self._what()}: {cluster.refusal}", self.report)
 
@@ -357,18 +356,14 @@ class Call(CallRecord):
         state = self._pick(cluster, now)
         if state is not None and state.breaker is not None:
             state, passed = gates.enter_endpoint(self, cluster, state, passed, now)
-        if state is None:
-            gates.give_back(passed, now)
-            self.release_retry()
-            self.error = self._no_endpoint(cluster)
-            self.leave(now)
-            raise self.error
         requests = lane.requests
-        if requests is not None and not requests.acquire():
+        if state is None or (requests is not None and not requests.acquire()):
             gates.give_back(passed, now)
-            overflow = self._overflow(state, cluster, lane, now)
+            error = self._no_endpoint(cluster) if state is None else self._overflow(state, now)
+            self.release_retry()
+            self.error = error
             self.leave(now)
-            raise overflow
+            raise error
         state.acquire()
         attempt = Attempt(self.head.headers.raw, state, cluster, lane, len(tries) + 1, now)
         attempt.gates = passed
@@ -385,10 +380,11 @@ class Call(CallRecord):
             bound(attempt, inbound, now, known)
         return attempt
 
-    def _overflow(
-        self, state: EndpointState, cluster: ClusterState, lane: Lane, now: float
-    ) -> errors.CallError:
+    def _overflow(self, state: EndpointState, now: float) -> errors.CallError:
         """Too many requests in flight: the try ends before it begins, and is not repeated."""
+        cluster, lane = self.cluster, self.lane
+        assert cluster is not None
+        assert lane is not None
         attempt = Attempt(self.head.headers.raw, state, cluster, lane, len(self.attempts) + 1, now)
         attempt._closed = True  # it was never counted in
         attempt.kind = OutcomeKind.IGNORED
@@ -412,26 +408,19 @@ class Call(CallRecord):
                 picks = _HEDGE_PICKS if policy is None else policy.host_attempts
                 return cluster.balancer.pick_other(self._rand, tried, picks, now, self)
         elif cluster.session is not None:
-            named = self._named_by_session(cluster, cluster.session)
+            named = self.named_by_session(cluster)
             if named is not None:
                 return None if named is STRICT_MISS else named
         return cluster.balancer.pick(self._rand, now, self)
-
-    def _named_by_session(
-        self, cluster: ClusterState, session: SessionAffinity
-    ) -> EndpointState | Literal[Miss.STRICT] | None:
-        """The endpoint that the caller's session is with; first tries only."""
-        asked = self._asked
-        if asked is None:
-            return None
-        return session.find(asked.headers, asked.path, cluster.by_address, self._unix_now())
 
     def named_by_session(
         self, cluster: ClusterState
     ) -> EndpointState | Literal[Miss.STRICT] | None:
         """What the session of a first try to ``cluster`` says; None: there is none."""
-        session = cluster.session
-        return None if session is None else self._named_by_session(cluster, session)
+        session, asked = cluster.session, self._asked
+        if session is None or asked is None:
+            return None
+        return session.find(asked.headers, asked.path, cluster.by_address, self._unix_now())
 
     def _unix_now(self) -> float:
         return 0.0 if self._wall_clock is None else self._wall_clock()
@@ -529,8 +518,7 @@ class Call(CallRecord):
             if self._retry is not None:
                 self.release_retry()
             if self._entered is not None:
-                attempt.on_close = self
-                self.grpc_status = grpc_status_of(outcome)
+                self._leave_with(attempt, outcome)
             return None
         delay_s = None
         hedge = self.hedge
@@ -551,9 +539,13 @@ class Call(CallRecord):
             attempt.outcome = outcome.reset.value if outcome.reset else "failed_retryable"
             delay_s = self._within_deadline(delay_s, now, outcome)
         if delay_s is None and self._entered is not None:
-            attempt.on_close = self
-            self.grpc_status = grpc_status_of(outcome)
+            self._leave_with(attempt, outcome)
         return delay_s
+
+    def _leave_with(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The filters are told when the last try is closed, and of its gRPC status."""
+        attempt.on_close = self
+        self.grpc_status = grpc_status_of(outcome)
 
     def _over(self, attempt: Attempt, outcome: Outcome, now: float) -> bool:
         """Time limits of the whole call are never retried."""
