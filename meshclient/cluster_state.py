@@ -205,15 +205,19 @@ class ClusterState:
             self.states = states
             if self.detector is not None:
                 self.detector.adopt(states, now)
-        self.balancer = self._balance(now, self.balancer)
+        self._weigh(now)
         for other in self.compared_by:
-            other.refresh(now)
+            # Only that: its own endpoints are what they were, and so is what compares with it.
+            other._weigh(now)
+
+    def _weigh(self, now: float) -> None:
+        self.balancer = self._balance(now, self.balancer)
 
     def set_local(self, states: Sequence[EndpointState] | None, now: float) -> None:
         """The endpoints of the caller's own service, for zone-aware routing."""
         if states != self._local:
             self._local = states
-            self.refresh(now)
+            self._weigh(now)
 
     @property
     def due_at(self) -> float | None:

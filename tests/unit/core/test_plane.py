@@ -22,7 +22,7 @@ from core_support import (
 
 from meshclient import cluster_state as states
 from meshclient.cluster_state import MAX_DIALLED_ENDPOINTS
-from meshclient.model.cluster import ClusterPolicy, Limits, LoadBalancing
+from meshclient.model.cluster import Cluster, ClusterPolicy, Limits, LoadBalancing, Topology
 from meshclient.model.endpoint import OriginalDestination
 from meshclient.model.routes import RouteConfiguration
 from meshclient.model.snapshot import ANY_PORT
@@ -207,3 +207,17 @@ def test_a_retry_permit_goes_back_to_the_cluster_it_came_from():
     )
     call.abandon(0.0)
     assert counts(plane) == counts(new) == 0
+
+
+def test_two_services_that_compare_with_each_other_are_weighed_once_each() -> None:
+    def aware(name: str, own: str) -> Cluster:
+        topology = Topology(locality="zone_aware", local_service=own)
+        policy = ClusterPolicy(LoadBalancing("round_robin"), topology=topology)
+        return cluster(name, 2, policy=policy)
+
+    plane = plane_of(to(), aware("a", "b"), aware("b", "a"))
+    a, b = plane.clusters["a"], plane.clusters["b"]
+    before = (a.balancer, b.balancer)
+    a.refresh(1.0)
+    assert a.balancer is not before[0]
+    assert b.balancer is not before[1]
