@@ -16,6 +16,7 @@ import grpc.aio
 from meshclient.clients.grpc_aio_interceptors import sorted_by_kind
 from meshclient.clients.grpc_aio_methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from meshclient.clients.grpc_connectivity import State, opened, together
+from meshclient.clients.grpc_methods import ChannelMethods
 
 if TYPE_CHECKING:
     from meshclient.clients.grpc_aio_exchange import AioExchange
@@ -28,11 +29,18 @@ if TYPE_CHECKING:
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.005, 0.1
 
 
-class MeshAioChannel(grpc.aio.Channel):
+class MeshAioChannel(ChannelMethods, grpc.aio.Channel):
     """A ``grpc.aio.Channel`` over the mesh; usable in any event loop, by one task or many.
 
     Closing it ends its calls; connections belong to the mesh, which other channels share.
     """
+
+    kinds = {  # noqa: RUF012 - said of ClassVar in the base
+        "unary_unary": UnaryUnary,
+        "unary_stream": UnaryStream,
+        "stream_unary": StreamUnary,
+        "stream_stream": StreamStream,
+    }
 
     def __init__(
         self,
@@ -49,44 +57,6 @@ class MeshAioChannel(grpc.aio.Channel):
         self.interceptors = sorted_by_kind(interceptors)
         self.closed = False
         self.calls: weakref.WeakSet[AioExchange] = weakref.WeakSet()
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryUnary(self, "unary_unary", method, request_serializer, response_deserializer)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryStream(self, "unary_stream", method, request_serializer, response_deserializer)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamUnary(self, "stream_unary", method, request_serializer, response_deserializer)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamStream(
-            self, "stream_stream", method, request_serializer, response_deserializer
-        )
 
     # -- connectivity ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ One class per kind of call; each begins an exchange, behind the channel's interc
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -19,6 +20,7 @@ from meshclient.clients.grpc_aio_call import (
 from meshclient.clients.grpc_aio_exchange import AioExchange
 from meshclient.clients.grpc_aio_interceptors import intercepted
 from meshclient.clients.grpc_aio_replay import AioReplayStream
+from meshclient.clients.grpc_methods import MethodOnSubs
 from meshclient.clients.grpc_rpc import Rpc
 
 if TYPE_CHECKING:
@@ -26,30 +28,15 @@ if TYPE_CHECKING:
     from meshclient.clients.grpc_subchannels import Sub
 
 
-class _MultiCallable:
+class _MultiCallable(MethodOnSubs, ABC):
     """One method of a service."""
 
     def __init__(
         self, channel: MeshAioChannel, kind: str, method: str, serialize: Any, deserialize: Any
     ) -> None:
+        super().__init__(kind, method, serialize, deserialize)
         self._channel = channel
-        self._kind = kind
-        self._method = method if isinstance(method, str) else method.decode()
-        # A stream of requests is serialized once, however often it is sent.
-        self._serialize = serialize
-        self._below = (None if kind.startswith("stream") else serialize, deserialize)
-        self._on: dict[Sub, Any] = {}
         self._interceptors = channel.interceptors[kind]
-
-    def on(self, sub: Sub) -> Any:
-        """The method on a sub-channel."""
-        found = self._on.get(sub)
-        if found is None:
-            for old in [known for known in self._on if known.retired]:
-                del self._on[old]
-            make = getattr(sub.channel, self._kind)
-            found = self._on[sub] = make(self._method, *self._below, _registered_method=True)
-        return found
 
     def _call(
         self,
@@ -91,6 +78,7 @@ class _MultiCallable:
             asyncio.get_running_loop(),
         )
 
+    @abstractmethod
     def _begin(
         self,
         request: Any,
@@ -101,7 +89,7 @@ class _MultiCallable:
         compression: Any,
         method: str,
     ) -> Any:
-        raise NotImplementedError
+        """A call, past the interceptors; each kind of method has its own."""
 
     def _rpc(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -35,7 +36,7 @@ class SubchannelStats:
         return f"<SubchannelStats channels={self.channels} calls={self.calls}>"
 
 
-class _Engine:
+class _Engine(ABC):
     """The relay, made when TLS is first needed, and what both colours say of themselves."""
 
     def __init__(self) -> None:
@@ -49,8 +50,9 @@ class _Engine:
                 self._relay = Relay()
             return self._relay
 
+    @abstractmethod
     def _pools(self) -> list[SubPool]:
-        raise NotImplementedError
+        """The sub-channels of every loop, or of all threads."""
 
     def stats(self) -> dict[Target, SubchannelStats]:
         """Per target, over all loops."""

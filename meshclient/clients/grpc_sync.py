@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from meshclient.clients.grpc_connectivity import Connectivity
+from meshclient.clients.grpc_methods import ChannelMethods
 from meshclient.clients.grpc_sync_methods import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 
 if TYPE_CHECKING:
@@ -23,12 +24,19 @@ if TYPE_CHECKING:
     from meshclient.clients.runtime import Runtime
 
 
-class MeshChannel(grpc.Channel):
+class MeshChannel(ChannelMethods, grpc.Channel):
     """A ``grpc.Channel`` over the mesh. Thread-safe.
 
     Closing it ends its futures and streams and refuses new calls; connections belong to the
     mesh, which other channels share.
     """
+
+    kinds = {  # noqa: RUF012 - said of ClassVar in the base
+        "unary_unary": UnaryUnary,
+        "unary_stream": UnaryStream,
+        "stream_unary": StreamUnary,
+        "stream_stream": StreamStream,
+    }
 
     def __init__(
         self, runtime: Runtime, engine: GrpcEngine, dialled: Dialled, profile: Profile
@@ -41,44 +49,6 @@ class MeshChannel(grpc.Channel):
         self._lock = threading.Lock()
         self._calls: weakref.WeakSet[Exchange] = weakref.WeakSet()
         self._connectivity = Connectivity(runtime, engine.pool, engine.timer, dialled, profile)
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryUnary(self, "unary_unary", method, request_serializer, response_deserializer)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return UnaryStream(self, "unary_stream", method, request_serializer, response_deserializer)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamUnary(self, "stream_unary", method, request_serializer, response_deserializer)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return StreamStream(
-            self, "stream_stream", method, request_serializer, response_deserializer
-        )
 
     def subscribe(self, callback: Any, try_to_connect: bool | None = False) -> None:
         """Have ``callback`` told of the connectivity to the endpoints as a whole."""

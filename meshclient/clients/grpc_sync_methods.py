@@ -12,6 +12,7 @@ import grpc
 
 from meshclient import errors
 from meshclient.clients.grpc_errors import answered, rpc_error
+from meshclient.clients.grpc_methods import MethodOnSubs
 from meshclient.clients.grpc_mirror import send_copies
 from meshclient.clients.grpc_replay import ReplayStream
 from meshclient.clients.grpc_rpc import Answered, Rpc
@@ -23,29 +24,14 @@ if TYPE_CHECKING:
     from meshclient.clients.grpc_sync import MeshChannel
 
 
-class _MultiCallable:
+class _MultiCallable(MethodOnSubs):
     """One method of a service. Thread-safe."""
 
     def __init__(
         self, channel: MeshChannel, kind: str, method: str, serialize: Any, deserialize: Any
     ) -> None:
+        super().__init__(kind, method, serialize, deserialize)
         self._channel = channel
-        self._kind = kind
-        self._method = method if isinstance(method, str) else method.decode()
-        # A stream of requests is serialized once, however often it is sent.
-        self._serialize = serialize
-        self._below = (None if kind.startswith("stream") else serialize, deserialize)
-        self._on: dict[Sub, Any] = {}
-
-    def on(self, sub: Sub) -> Any:
-        """The method on a sub-channel."""
-        found = self._on.get(sub)
-        if found is None:
-            for old in [known for known in list(self._on) if known.retired]:
-                self._on.pop(old, None)
-            make = getattr(sub.channel, self._kind)
-            found = self._on[sub] = make(self._method, *self._below, _registered_method=True)
-        return found
 
     def _rpc(
         self, metadata: Any, timeout: float | None, wait_for_ready: Any, whole: bool, streams: bool

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from meshclient.transport.interface import TimeoutKind, WireError, WireRequest, timeout_error
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from meshclient.transport.asyncio_response import StreamingResponse
 
 
-class TimedProtocol(asyncio.Protocol):
+class TimedProtocol(asyncio.Protocol, ABC):
     """``_busy``: an exchange is under way; only then a limit means anything."""
 
     __slots__ = (
@@ -40,9 +41,9 @@ class TimedProtocol(asyncio.Protocol):
         self._head_kind: TimeoutKind = ""
         self._timer: asyncio.TimerHandle | None = None
 
+    @abstractmethod
     def _fail(self, error: WireError) -> None:
         """End the exchange with ``error``."""
-        raise NotImplementedError
 
     def set_limit(self, when: float, kind: TimeoutKind) -> None:
         """When (monotonic) the wait of this moment has to be over; infinity: never.

@@ -7,6 +7,7 @@ asyncio loop; no flags, no thresholds, no schedule.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +29,7 @@ USER_AGENT: Final = b"meshclient/HC"
 TIMED_OUT: Final = "no answer in time"
 
 
-class Probe:
+class Probe(ABC):
     """One check of one endpoint, with the connection it keeps between two runs.
 
     One task uses it. :meth:`run` never raises but for cancellation; :meth:`aclose` is idempotent.
@@ -61,13 +62,14 @@ class Probe:
             await self.aclose()
         return result
 
+    @abstractmethod
     async def _ask(self) -> CheckResult:
-        raise NotImplementedError
+        """One question and its answer, unbounded; whatever it raises is a result, too."""
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - a probe may have none
         """Give up the connection; the next run opens another."""
 
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:  # noqa: B027 - a probe may have none
         """The parent's connection is not ours."""
 
 
