@@ -18,9 +18,14 @@ from meshclient.balancing.state import EndpointState
 from meshclient.model.headers import HeaderMap
 from meshclient.model.health import EDS_STATUS_DRAINING, UNHEALTHY
 from meshclient.model.load_balancing import StatefulSession
+from meshclient.model.protobuf import LEN, VARINT, bytes_field, varint, wire_fields
 
 #: Most characters of a name that is looked at; the longest address has 113 (a unix path).
 MAX_NAME = 1024
+
+
+#: Field numbers of Envoy's cookie.
+_ADDRESS, _EXPIRES = 1, 2
 
 
 class Miss(Enum):
@@ -110,10 +115,9 @@ class SessionAffinity:
         """Envoy's cookie: base64 of a protocol buffer of address (1) and, with a time
         to live, expiry (2) in whole Unix seconds."""
         ttl_s = int(self._settings.ttl_s)
-        raw = address.encode("latin-1")
-        message = b"\x0a" + _varint(len(raw)) + raw
+        message = bytes_field(_ADDRESS, address.encode("latin-1"))
         if ttl_s:
-            message += b"\x10" + _varint(int(unix_now + ttl_s))
+            message += varint(_EXPIRES << 3 | VARINT) + varint(int(unix_now + ttl_s))
         parts = [f'{self._cookie}="{b64encode(message).decode()}"']
         if ttl_s:
             parts.append(f"Max-Age={ttl_s}")
@@ -163,52 +167,15 @@ def _address_of_cookie(value: str, unix_now: float) -> str:
 def _parse(message: bytes) -> tuple[str, int] | None:
     """Address and expiry of the protocol buffer; None if it is none."""
     address, expires = "", 0
-    at = 0
-    while at < len(message):
-        tag, at = _read_varint(message, at)
-        kind, number = tag & 7, tag >> 3
-        size = 0
-        if kind == 0:
-            value, at = _read_varint(message, at)
-            if number == 2:
+    try:
+        for number, kind, value in wire_fields(message):
+            if number == _ADDRESS and kind == LEN and isinstance(value, bytes):
+                address = value.decode("latin-1")
+            elif number == _EXPIRES and kind == VARINT and isinstance(value, int):
                 expires = value if value < 1 << 63 else value - (1 << 64)
-        elif kind == 2:
-            size, at = _read_varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            return None
-        if at < 0 or number == 0 or size > len(message) - at:
-            return None
-        if kind == 2 and number == 1:
-            address = message[at : at + size].decode("latin-1")
-        at += size
+    except ValueError:
+        return None
     return address, expires
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number and the place behind it; a place below 0: there is none."""
-    value = 0
-    if at < 0:
-        return 0, -1
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, at
-    return 0, -1
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 __all__ = ["MAX_NAME", "STRICT_MISS", "ByAddress", "Miss", "SessionAffinity", "by_address"]

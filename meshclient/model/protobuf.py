@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
+#: Wire types.
+VARINT, _I64, LEN, _I32 = 0, 1, 2, 5
 
 
 def varint(value: int) -> bytes:
@@ -22,7 +23,7 @@ def varint(value: int) -> bytes:
 
 def bytes_field(number: int, value: bytes) -> bytes:
     """A text, bytes or message field; with its tag, also when it is empty."""
-    return varint(number << 3 | _LEN) + varint(len(value)) + value
+    return varint(number << 3 | LEN) + varint(len(value)) + value
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -32,14 +33,20 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     Raises ValueError for what is no protobuf message. What it makes is never larger than
     ``message``.
     """
+    return ((number, value) for number, _, value in wire_fields(message))
+
+
+def wire_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """:func:`fields` with the wire type of each in the middle, for readers who must not
+    take a fixed number for a text of eight bytes."""
     at, end = 0, len(message)
     while at < end:
         key, at = _read_varint(message, at)
         number, kind = key >> 3, key & 7
         value: int | bytes
-        if kind == _VARINT:
+        if kind == VARINT:
             value, at = _read_varint(message, at)
-        elif kind == _LEN:
+        elif kind == LEN:
             size, at = _read_varint(message, at)
             value, at = message[at : at + size], at + size
         elif kind in (_I64, _I32):
@@ -49,7 +56,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError("not a protobuf message")
         if at > end or not number:
             raise ValueError("half a protobuf message")
-        yield number, value
+        yield number, kind, value
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -65,4 +72,4 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("not a protobuf number")
 
 
-__all__ = ["bytes_field", "fields", "varint"]
+__all__ = ["LEN", "VARINT", "bytes_field", "fields", "varint", "wire_fields"]

@@ -12,14 +12,14 @@ from typing import Any
 
 from meshclient.model.concurrency import AdaptiveConcurrency
 from meshclient.model.request import RequestHead
-from meshclient.resilience.filter import ENTERED, Verdict
+from meshclient.resilience.filter import ENTERED, NeverHolds, Verdict
 from meshclient.resilience.gradient import GradientController
 from meshclient.resilience.local_reply import local_reply
 
 BODY = b"reached concurrency limit"
 
 
-class AdaptiveConcurrencyFilter:
+class AdaptiveConcurrencyFilter(NeverHolds):
     """The calls in flight of one scope. Thread-safe: the limit is exact."""
 
     __slots__ = ("_lock", "_settings", "controller")
@@ -42,17 +42,6 @@ class AdaptiveConcurrencyFilter:
         if controller.min_rtt_calculation_active:
             why += " (the least latency is being measured)"
         return Verdict(reply=local_reply(head, settings.status, BODY), why=why)
-
-    def after(
-        self,
-        held: Verdict,  # noqa: ARG002
-        answer: Any,  # noqa: ARG002
-        head: RequestHead,  # noqa: ARG002
-        now: float,  # noqa: ARG002
-        rand: Callable[[], int],  # noqa: ARG002
-    ) -> Verdict | None:
-        """It never holds a call."""
-        return None
 
     def leave(self, status: int, grpc_status: int, started: float, now: float) -> None:
         """The latency counts, unless the caller gave the call up."""

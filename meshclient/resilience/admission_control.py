@@ -13,7 +13,7 @@ from typing import Any
 
 from meshclient.model.concurrency import AdmissionControl
 from meshclient.model.request import RequestHead
-from meshclient.resilience.filter import ENTERED, Verdict
+from meshclient.resilience.filter import ENTERED, NeverHolds, Verdict
 from meshclient.resilience.local_reply import local_reply
 
 _GRANULARITY_S = 1.0
@@ -74,7 +74,7 @@ def rejection_probability(requests: int, successes: int, settings: AdmissionCont
     return float(min(probability, settings.max_rejection_percent / 100.0))
 
 
-class AdmissionControlFilter:
+class AdmissionControlFilter(NeverHolds):
     """The successes of one scope. Thread-safe.
 
     ``rq_rejected``, ``rq_success`` and ``rq_failure`` are Envoy's statistics of these names.
@@ -109,17 +109,6 @@ class AdmissionControlFilter:
             f"in the last {settings.sampling_window_s:g} s, {100 * probability:.4g} % are refused"
         )
         return Verdict(reply=local_reply(head, 503), why=why)
-
-    def after(
-        self,
-        held: Verdict,  # noqa: ARG002
-        answer: Any,  # noqa: ARG002
-        head: RequestHead,  # noqa: ARG002
-        now: float,  # noqa: ARG002
-        rand: Callable[[], int],  # noqa: ARG002
-    ) -> Verdict | None:
-        """It never holds a call."""
-        return None
 
     def leave(self, status: int, grpc_status: int, started: float, now: float) -> None:  # noqa: ARG002
         """Count how the call ended; one that its caller gave up says nothing."""

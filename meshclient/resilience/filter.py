@@ -79,4 +79,21 @@ class Filter(Protocol):
         """Statistics under Envoy's names, as plain values, for dumps."""
 
 
-__all__ = ["ENTERED", "Filter", "Verdict"]
+class NeverHolds:
+    """The part of a filter that lets a call pass or answers it, and never makes it wait."""
+
+    __slots__ = ()
+
+    def after(
+        self,
+        held: Verdict,  # noqa: ARG002
+        answer: Any,  # noqa: ARG002
+        head: RequestHead,  # noqa: ARG002
+        now: float,  # noqa: ARG002
+        rand: Callable[[], int],  # noqa: ARG002
+    ) -> Verdict | None:
+        """Never asked for: there is no hold to come after."""
+        return None
+
+
+__all__ = ["ENTERED", "Filter", "NeverHolds", "Verdict"]

@@ -15,7 +15,7 @@ from meshclient.model.matching import Fraction
 from meshclient.model.rate_limit import Entries, LocalRateLimit, TokenBucket
 from meshclient.model.request import RequestHead
 from meshclient.resilience.descriptors import descriptors_of, show
-from meshclient.resilience.filter import Verdict
+from meshclient.resilience.filter import NeverHolds, Verdict
 from meshclient.resilience.local_reply import local_reply
 from meshclient.resilience.token_bucket import Bucket, DescriptorBuckets
 
@@ -25,7 +25,7 @@ _RESOURCE_EXHAUSTED = 8
 _Pairs = list[tuple[str, str]]
 
 
-class LocalRateLimitFilter:
+class LocalRateLimitFilter(NeverHolds):
     """The tokens of one scope. Thread-safe; a decision takes constant time.
 
     ``enabled``, ``ok``, ``rate_limited`` and ``enforced`` are Envoy's statistics of these
@@ -124,17 +124,6 @@ class LocalRateLimitFilter:
         what = f" for {show(entries)}" if entries else ""
         why = f"rate limit of {settings.scope}{what}: {limit}"
         return Verdict(reply=reply, flag="RL", why=why)
-
-    def after(
-        self,
-        held: Verdict,  # noqa: ARG002
-        answer: Any,  # noqa: ARG002
-        head: RequestHead,  # noqa: ARG002
-        now: float,  # noqa: ARG002
-        rand: Callable[[], int],  # noqa: ARG002
-    ) -> Verdict | None:
-        """It never holds a call."""
-        return None
 
     def leave(self, status: int, grpc_status: int, started: float, now: float) -> None:
         """A token that is taken stays taken."""
